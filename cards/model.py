@@ -15,7 +15,12 @@ from typing import Any
 from sotopia_rl_data.cards.markdown import code, count, fill, plain, table
 from sotopia_rl_data.store.readme import BLOCK_HERE, Card
 
-BASELINES = {"mean": "train mean", "turn": "train mean by turn"}
+BASELINES = {
+    "mean": "train mean",
+    "turn": "train mean by turn",
+    "reference": "the reference",
+    "length": "length alone",
+}
 NAMES = {
     "mse": "mean squared error",
     "mae": "mean absolute error",
@@ -25,6 +30,10 @@ NAMES = {
     "pair_accuracy": "pair accuracy",
     "calibration_error": "calibration error",
     "loss": "loss",
+    "accuracy": "pairs told apart",
+    "margin": "margin of implicit rewards",
+    "chosen_reward": "implicit reward, chosen",
+    "rejected_reward": "implicit reward, rejected",
     "mean_token_accuracy": "token accuracy",
     "num_tokens": "tokens seen",
     "reward_first": "mean reward, first steps",
@@ -33,6 +42,7 @@ NAMES = {
 _KINDS = {
     "rm": ("A reward model", "text-classification"),
     "sft": ("A behaviour-cloned policy", "text-generation"),
+    "dpo": ("A policy trained on preferences by DPO", "text-generation"),
     "grpo": ("A policy trained by single-turn GRPO", "text-generation"),
 }
 _TAGS = ("sotopia", "sotopia-rl", "social-intelligence")
@@ -47,9 +57,9 @@ _NO_SETTING = (
 def model_card(record: Mapping[str, Any], title: str) -> Card:
     """The card of a run.
 
-    `record` has `kind` (rm, sft, grpo), `model` (the base model), `dataset` (name, version, digest, commit or None),
-    and may have `rows` by split, `dropped` and `cut`, `metrics` (split -> name -> number), `best`, `head`,
-    `reward_model`, `policy_adapter`, `config`, `seed`, `packages`, `command`, `release`, `merged`.
+    `record` has `kind` (rm, sft, dpo, grpo), `model` (the base model), `dataset` (name, version, digest, commit or
+    None), and may have `rows` and `pairs` by split, `dropped` and `cut`, `metrics` (split -> name -> number), `best`,
+    `head`, `reward_model`, `policy_adapter`, `config`, `seed`, `packages`, `command`, `release`, `merged`.
     """
     what, task = _KINDS.get(record["kind"], ("A model", "text-generation"))
     adapter = _has_adapter(record)
@@ -94,9 +104,10 @@ def _dataset(record: Mapping[str, Any]) -> str:
     dataset = record["dataset"]
     commit = f", commit {code(dataset['commit'])}" if dataset.get("commit") else ""
     parts = [f"{code(dataset['name'])} {plain(dataset['version'])}{commit}, digest {code(dataset['digest'][:16])}."]
-    rows = record.get("rows") or {}
+    rows, pairs = record.get("rows") or {}, record.get("pairs")
     if rows:
-        parts.append(table(["", *rows], [["utterances", *rows.values()]]))
+        more = [["pairs", *(pairs.get(split, 0) for split in rows)]] if pairs else []
+        parts.append(table(["", *rows], [["utterances", *rows.values()], *more]))
     return "\n\n".join([*parts, *_left_out(record)])
 
 
@@ -130,6 +141,13 @@ def _explained(record: Mapping[str, Any]) -> Iterator[str]:
             "In the units of the dataset's reward, on environments that training never saw. Beside each figure is what "
             "a model without language reaches: the train split's mean, and its mean at each turn. Intervals resample "
             "whole episodes."
+        )
+    if record["kind"] == "dpo":
+        yield (
+            "On held-out pairs: the best and the worst completion of a prompt. A completion's implicit reward is β "
+            "times the gain of its log-likelihood over the reference; a pair is told apart where the chosen one's is "
+            "higher. Of the reference it is said how often it finds the chosen one the likelier. Length alone prefers "
+            "the longer one, or the shorter one, as most train pairs do. Intervals resample pairs."
         )
     if record["kind"] == "grpo":
         yield (

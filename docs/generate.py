@@ -143,7 +143,8 @@ def _settings() -> Iterator[str]:
     yield "## Settings of `train`\n"
     yield (
         "Given with `--set NAME=VALUE`, or in a YAML file with `--config`. Beside these, `rm` takes every field of\n"
-        "transformers' `TrainingArguments`, `sft` those of TRL's `SFTConfig` and `grpo` those of TRL's `GRPOConfig`.\n"
+        "transformers' `TrainingArguments`, `sft` those of TRL's `SFTConfig`, `dpo` those of TRL's `DPOConfig` and\n"
+        "`grpo` those of TRL's `GRPOConfig`.\n"
         "`train rm --help-settings` lists all of them.\n"
     )
     known = {(one.owner, one.name): one for kind in CLASSES for one in with_preset(kind).values()}.values()

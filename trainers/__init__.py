@@ -1,4 +1,4 @@
-"""Reward models, behaviour cloning and GRPO by dataset id: thin over transformers, trl and peft.
+"""Reward models, behaviour cloning, DPO and GRPO by dataset id: thin over transformers, trl and peft.
 
     from sotopia_rl_data.trainers import RewardModel
 
@@ -9,6 +9,7 @@
     modeling.py      loads models, and says in one sentence why one cannot be loaded
     reward_model/    the reward model: rows that share prefixes, loss, metrics, units, and the model in use
     policies.py      behaviour cloning and GRPO
+    preferences.py   DPO, over the pairs of completions that pairs.py finds
     score.py         a reward model as one more judge of a dataset
     plan.py          what a run would take, and whether it fits on given GPUs; memory.py counts the bytes
     side_by_side.py  reward models on the same held-out rows

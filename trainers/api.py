@@ -5,7 +5,7 @@
     record = train_rm(configure(RMConfig, preset="paper", options=options))
 
 Importing this module is cheap; torch and transformers are imported by the functions. The trainers themselves are built
-in `reward_model/trainer.py` and `policies.py`.
+in `reward_model/trainer.py`, `policies.py` and `preferences.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from sotopia_rl_data.trainers.run_folder import RunFolder, environment
 
 if TYPE_CHECKING:
     from sotopia_rl_data.shards import Shard
-    from sotopia_rl_data.trainers.config import PolicyGRPOConfig, PolicySFTConfig, RMConfig, TrainerConfig
+    from sotopia_rl_data.trainers.config import (
+        PolicyDPOConfig,
+        PolicyGRPOConfig,
+        PolicySFTConfig,
+        RMConfig,
+        TrainerConfig,
+    )
     from sotopia_rl_data.trainers.encoding import Cuts, Dialogues
 
 _LESS_MEMORY = (
@@ -115,6 +121,38 @@ def train_sft(config: PolicySFTConfig) -> dict[str, Any]:
     return run.keep_record(trainer, dialogues.cuts, {}, metrics)
 
 
+def train_dpo(config: PolicyDPOConfig) -> dict[str, Any]:
+    """DPO: train a policy (with its SFT adapter, if any) to find the best completion of a prompt likelier than the
+    worst.
+
+    The folder `config.output_dir` and the errors are as in `train_rm`; UsageError too where no prompt has several
+    completions.
+    """
+    from sotopia_rl_data.trainers.data import check_splits
+    from sotopia_rl_data.trainers.encoding import Encoder, tokenizer_of
+    from sotopia_rl_data.trainers.modeling import oom_hint
+    from sotopia_rl_data.trainers.pairs import paired, tokenised_pairs
+    from sotopia_rl_data.trainers.policies import forget_reference
+    from sotopia_rl_data.trainers.preferences import build_dpo_trainer
+
+    run = TrainingRun(config, need_reward=True)
+    run.data = paired(run.data, config.eval_strategy != "no")
+    tokenizer = tokenizer_of(config)
+    pairs = tokenised_pairs(run.data, Encoder(tokenizer, config.max_length, "dpo"), not config.disable_tqdm)
+    check_splits(run.data, pairs.splits, config.eval_strategy != "no", lacks="has no pair that fits")
+    with oom_hint(_LESS_MEMORY.format("per_device_train_batch_size or max_length")):
+        trainer = build_dpo_trainer(config, pairs, tokenizer, run.callbacks)
+        run.train(trainer)
+        forget_reference(trainer.accelerator.unwrap_model(trainer.model))
+        trainer.save_model()
+        metrics = {"validation": _validation_metrics(trainer)}
+    facts = {
+        "policy_adapter": config.policy_adapter,
+        "pairs": {split: len(of_split) for split, of_split in pairs.splits.items()},
+    }
+    return run.keep_record(trainer, pairs.cuts, facts, metrics)
+
+
 def train_grpo(config: PolicyGRPOConfig) -> dict[str, Any]:
     """Single-turn GRPO of a policy (with its SFT adapter, if any) over a dataset's prompts, rewarded by a reward model.
 
@@ -143,7 +181,7 @@ def train_grpo(config: PolicyGRPOConfig) -> dict[str, Any]:
 
 
 class TrainingRun:
-    """What the three trainers have in common: a run's configuration, rows, folder and record.
+    """What the trainers have in common: a run's configuration, rows, folder and record.
 
     The lengths in `config` are lowered to the model's context. `callbacks` write into the folder during the training.
     Raises NotFound, UsageError and InputError for what cannot be trained on, resumed or released.

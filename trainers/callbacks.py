@@ -20,8 +20,16 @@ from sotopia_rl_data.trainers.run_folder import METRICS, PLOT, RunFolder, plain
 
 log = logging.getLogger(__name__)
 
-TRAIN_SHOWN = ("loss", "reward", "reward_std", "kl", "completions/mean_length", "learning_rate")
-HELD_OUT_SHOWN = ("eval_loss", "eval_mse", "eval_spearman", "eval_pair_accuracy", "eval_reward", "eval_judge")
+TRAIN_SHOWN = ("loss", "rewards/margins", "reward", "reward_std", "kl", "completions/mean_length", "learning_rate")
+HELD_OUT_SHOWN = (
+    "eval_loss",
+    "eval_mse",
+    "eval_spearman",
+    "eval_pair_accuracy",
+    "eval_accuracy",
+    "eval_reward",
+    "eval_judge",
+)
 
 
 class MetricsFile(TrainerCallback):  # type: ignore[misc]  # mypy skips transformers
@@ -58,7 +66,8 @@ class CheckpointRecord(TrainerCallback):  # type: ignore[misc]  # mypy skips tra
 
 
 def draw(
-    folder: RunFolder, keys: tuple[str, ...] = ("loss", "reward", "judge", "mse", "spearman", "pair_accuracy")
+    folder: RunFolder,
+    keys: tuple[str, ...] = ("loss", "reward", "judge", "mse", "spearman", "pair_accuracy", "accuracy"),
 ) -> Path | None:
     """`metrics.png`: one panel for each of `keys` that was logged, train and held-out curves together."""
     import matplotlib
@@ -97,7 +106,8 @@ def _held_out(key: str, logs: Mapping[str, Any]) -> str:
     low, high = logs.get(f"{key}_low"), logs.get(f"{key}_high")
     if low is not None and high is not None:
         text += f" [{_short(low)}, {_short(high)}]"
-    baselines = {name: logs.get(f"eval_{name}_mse") for name in ("mean", "turn")} if key == "eval_mse" else {}
+    names = {"eval_mse": ("mean", "turn"), "eval_accuracy": ("reference", "length")}.get(key, ())
+    baselines = {name: logs.get(key.replace("eval_", f"eval_{name}_")) for name in names}
     known = ", ".join(f"{name} {_short(value)}" for name, value in baselines.items() if value is not None)
     return f"{text} ({known})" if known else text
 

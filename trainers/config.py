@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from transformers import TrainingArguments
-from trl import GRPOConfig, SFTConfig
+from trl import DPOConfig, GRPOConfig, SFTConfig
 
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.trainers.modeling import first_line
@@ -25,7 +25,7 @@ PACKINGS = ("auto", "tree", "none")
 ATTENTIONS = ("prefix_tree", "flex_attention")
 SPLIT_BY = ("dataset", "grouped")
 BELOW_GROUP = "below"  # truncated_reward: the minimum of the group minus its spread
-GREATER_IS_BETTER = ("r2", "pearson", "spearman", "pair_accuracy")
+GREATER_IS_BETTER = ("r2", "pearson", "spearman", "accuracy", "margin")
 
 
 @dataclass
@@ -142,6 +142,31 @@ class PolicySFTConfig(CommonFields, SFTConfig):  # type: ignore[misc]  # mypy sk
 
 
 @dataclass
+class PolicyDPOConfig(CommonFields, DPOConfig):  # type: ignore[misc]  # mypy skips trl
+    """TRL's DPOConfig. A row is a pair: the best and the worst completion of one prompt."""
+
+    kind: ClassVar[Literal["dpo"]] = "dpo"
+    policy_adapter: str | None = field(
+        default=None, metadata={"help": "The SFT adapter to start from; also the reference that it is compared with."}
+    )
+    beta: float = 0.1
+    max_length: int | None = 4096
+    eval_strategy: str = "epoch"
+    save_strategy: str = "epoch"
+    save_total_limit: int | None = 2
+    load_best_model_at_end: bool = True
+    metric_for_best_model: str | None = "loss"
+    greater_is_better: bool | None = None  # None: decided by the metric's name
+    patience: int | None = field(default=None, metadata={"help": "Stop after this many evaluations without a gain."})
+    resamples: int = field(default=200, metadata={"help": "Bootstrap resamples for each interval; 0: no intervals."})
+
+    def __post_init__(self) -> None:
+        if self.greater_is_better is None:
+            self.greater_is_better = str(self.metric_for_best_model).endswith(GREATER_IS_BETTER)
+        super().__post_init__()
+
+
+@dataclass
 class PolicyGRPOConfig(CommonFields, GRPOConfig):  # type: ignore[misc]  # mypy skips trl
     """TRL's GRPOConfig. Settings whose defaults differ between TRL's versions are explicit here."""
 
@@ -200,8 +225,8 @@ class PolicyGRPOConfig(CommonFields, GRPOConfig):  # type: ignore[misc]  # mypy 
         super().__post_init__()
 
 
-TrainerConfig = RMConfig | PolicySFTConfig | PolicyGRPOConfig
-Config = TypeVar("Config", RMConfig, PolicySFTConfig, PolicyGRPOConfig)
+TrainerConfig = RMConfig | PolicySFTConfig | PolicyDPOConfig | PolicyGRPOConfig
+Config = TypeVar("Config", RMConfig, PolicySFTConfig, PolicyDPOConfig, PolicyGRPOConfig)
 
 
 def configure(

@@ -1,4 +1,4 @@
-"""A dataset reference, pinned, read and split: what all three trainers, and `score`, start from. No torch here.
+"""A dataset reference, pinned, read and split: what all trainers, and `score`, start from. No torch here.
 
 A reference is resolved to one version before the first step; the run, its checkpoints and the model card name that
 version's digest. The dataset's own splits are used. Where it has none, it is divided by a hash of the environments,
@@ -270,15 +270,16 @@ def target_table(rows: pa.Table, targets: int) -> NDArray[np.float64]:
     return np.column_stack(columns).astype(np.float64)
 
 
-def check_splits(data: DatasetRows, splits: Collection[str], evaluating: bool) -> None:
+def check_splits(data: DatasetRows, splits: Collection[str], evaluating: bool, lacks: str = "is empty") -> None:
     """Raises UsageError where the `splits` that still have rows are not enough for training, or for `evaluating`.
 
-    Where nothing can be held out and no evaluation is asked for, logs a warning.
+    Where nothing can be held out and no evaluation is asked for, logs a warning. `lacks` says what a split is that has
+    none.
     """
     name = data.pinned.ref
     if "train" not in splits:
         raise UsageError(
-            f"The train split of {name} is empty.",
+            f"The train split of {name} {lacks}.",
             "give a wider --where, or divide the rows anew with --set split_by=grouped",
         )
     if data.splits_by == "none":
@@ -291,6 +292,6 @@ def check_splits(data: DatasetRows, splits: Collection[str], evaluating: bool) -
         log.warning("%s: training uses all rows and evaluates nothing.", reason)
     elif "validation" not in splits and evaluating:
         raise UsageError(
-            f"The validation split of {name} is empty, so the best checkpoint could not be chosen.",
+            f"The validation split of {name} {lacks}, so the best checkpoint could not be chosen.",
             "--set split_by=grouped divides it by environment; --set eval_strategy=no trains without evaluating",
         )

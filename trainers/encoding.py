@@ -304,7 +304,7 @@ def tokenizer_of(config: TrainerConfig) -> Any:
     """
     name, revision = split_revision(config.model)
     template = config.chat_template
-    if config.kind == "grpo" and config.policy_adapter and template is None:
+    if config.kind in ("grpo", "dpo") and config.policy_adapter and template is None:
         template = template_beside(config.policy_adapter)
     with loading_errors(config.model):
         tokenizer = load_tokenizer(name, pad_token=config.pad_token, chat_template=template, revision=revision)

@@ -145,7 +145,7 @@ def with_adapter(model: nn.Module, config: TrainerConfig) -> nn.Module:
     from peft import PeftConfig, get_peft_model
 
     lora = lora_config(config, "SEQ_CLS" if config.kind == "rm" else "CAUSAL_LM")
-    if config.kind == "grpo" and config.policy_adapter:
+    if config.kind in ("grpo", "dpo") and config.policy_adapter:
         adapter, revision = split_revision(config.policy_adapter)
         with loading_errors(config.policy_adapter):
             lora = PeftConfig.from_pretrained(adapter, revision=revision)
@@ -225,6 +225,8 @@ def loss_of(model: nn.Module, config: TrainerConfig, inputs: Mapping[str, Any]) 
     """A loss with the graph of the run's own."""
     if config.kind == "rm":
         loss: torch.Tensor = (model(**inputs).logits.float() ** 2).sum()
+    elif config.kind == "dpo":  # TRL makes the logits in pieces, and anew for the backward pass
+        loss = model(**inputs, logits_to_keep=1, use_cache=False).logits.float().sum()
     elif config.kind == "sft":
         loss = model(**inputs, labels=inputs["input_ids"], use_cache=False).loss
     else:

@@ -13,7 +13,7 @@ from sotopia_rl_data.errors import InputError, NotFound, SotopiaDataError, Usage
 from sotopia_rl_data.hashing import sha256_of
 
 if TYPE_CHECKING:
-    from sotopia_rl_data.trainers.config import PolicyGRPOConfig, PolicySFTConfig, TrainerConfig
+    from sotopia_rl_data.trainers.config import PolicyDPOConfig, PolicyGRPOConfig, PolicySFTConfig, TrainerConfig
 
 
 def first_line(error: BaseException) -> str:
@@ -58,7 +58,7 @@ def lora_config(config: TrainerConfig, task: str) -> Any:
     )
 
 
-def load_causal(config: PolicySFTConfig | PolicyGRPOConfig) -> Any:
+def load_causal(config: PolicySFTConfig | PolicyDPOConfig | PolicyGRPOConfig) -> Any:
     """A policy's weights, in 4 bits for QLoRA. Raises NotFound."""
     from transformers import AutoModelForCausalLM, set_seed
 

@@ -23,6 +23,7 @@ from sotopia_rl_data.trainers.data import DatasetRow, DatasetRows, check_splits,
 from sotopia_rl_data.trainers.encoding import Encoder, none_fits, tokenizer_of
 from sotopia_rl_data.trainers.memory import USABLE, ActivationCounts, Gpus, meta_model, static_of
 from sotopia_rl_data.trainers.modeling import bound_to_context, split_revision
+from sotopia_rl_data.trainers.pairs import paired
 from sotopia_rl_data.trainers.reward_server import is_server
 
 BLOCKS, BLOCK = 8, 64  # the sample: rows that lie together, since they share prefixes, from places all over the split
@@ -52,9 +53,12 @@ def plan_of(config: TrainerConfig, gpus: str) -> dict[str, Any]:
         where=config.where,
         split_by=config.split_by,
         sentinels=config.sentinels,
-        need_reward=config.kind == "rm",
+        need_reward=config.kind in ("rm", "dpo"),
     )
-    check_splits(data, data.sizes, config.eval_strategy != "no")
+    evaluating = config.eval_strategy != "no"
+    if config.kind == "dpo":
+        data = paired(data, evaluating)
+    check_splits(data, data.sizes, evaluating)
     encoder = Encoder(tokenizer_of(config), _most_tokens(config))
     rows = sample_of(data)
     counts = ActivationCounts()
@@ -115,7 +119,8 @@ def report_of(
         "optimizer": static.optimizer,
         "activations": activations.saved,
         "recomputed": activations.recomputed,
-        **(_generation(config, model, static.gradients, batched.largest, gpus) if config.kind == "grpo" else {}),
+        **(_generation(config, model, batched.largest, gpus) if config.kind == "grpo" else {}),
+        **({"reference": _reference(config, model, static.gradients)} if config.kind in ("grpo", "dpo") else {}),
     }
     total = sum(taken.values())
     return {
@@ -142,14 +147,16 @@ def batched_as_trained(
     size = config.per_device_train_batch_size
     if config.kind == "rm":
         return _reward_rows(config, rows, count, encoder, model)
-    answers = config.kind == "sft"
+    answers = config.kind != "grpo"
     empty: list[Message] = [{"role": "assistant", "content": ""}]
     encoded = encoder.encode([(row.prompt, row.completion if answers else empty) for row in rows])
     lengths = [len(one.ids) + (0 if answers else int(config.max_completion_length or 0)) for one in encoded if one]
     if not lengths:
         raise none_fits(encoder.max_length)
-    largest = torch.zeros(size, max(lengths), dtype=torch.long)
-    return Sample({"input_ids": largest}, float(np.mean(lengths)), round(count * len(lengths) / len(rows)), False)
+    each = 2 if config.kind == "dpo" else 1  # a pair is read as two rows
+    largest = torch.zeros(each * size, max(lengths), dtype=torch.long)
+    found = round(count / each * len(lengths) / len(rows))
+    return Sample({"input_ids": largest}, each * float(np.mean(lengths)), found, False)
 
 
 def _reward_rows(config: Any, rows: Sequence[DatasetRow], count: int, encoder: Encoder, model: Any) -> Sample:
@@ -194,8 +201,8 @@ def _steps(config: Any, batched: Sample, gpus: Gpus) -> dict[str, Any]:
     return {"rows_a_step": a_step, "tokens_a_step": round(a_step * batched.tokens), "steps": steps}
 
 
-def _generation(config: Any, model: Any, adapter: int, batch: Mapping[str, Any], gpus: Gpus) -> dict[str, int]:
-    """What GRPO keeps beside the training: the completions' keys and values, the reward model, the KL's reference."""
+def _generation(config: Any, model: Any, batch: Mapping[str, Any], gpus: Gpus) -> dict[str, int]:
+    """What GRPO keeps beside the training: the completions' keys and values, and the reward model."""
     shape = model.config.get_text_config()
     heads = getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads
     width = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
@@ -205,16 +212,19 @@ def _generation(config: Any, model: Any, adapter: int, batch: Mapping[str, Any],
     if config.use_vllm:
         colocated = config.vllm_mode == "colocate"
         cache = int(config.vllm_gpu_memory_utilization * gpus.bytes_each) if colocated else 0
-    reference = 0
-    if config.beta:
-        whole = sum(one.numel() * one.element_size() for one in model.parameters())
-        reference = whole if config.adapter == "none" else adapter if config.policy_adapter else 0
     served = is_server(config.reward_model)
     return {
         "kv_cache": cache,
         "reward_model": 0 if served else _reward_model_bytes(config.reward_model),
-        "reference": reference,
     }
+
+
+def _reference(config: Any, model: Any, adapter: int) -> int:
+    """The policy as it was: a second model, a second adapter, or the model without its new adapter."""
+    if not config.beta:
+        return 0
+    whole = sum(one.numel() * one.element_size() for one in model.parameters())
+    return whole if config.adapter == "none" else adapter if config.policy_adapter else 0
 
 
 def _reward_model_bytes(name: str) -> int:

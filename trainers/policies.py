@@ -23,7 +23,7 @@ from trl import SFTTrainer
 from sotopia_rl_data.errors import BadAnswer, InputError, UsageError
 from sotopia_rl_data.schema import Message
 from sotopia_rl_data.thoughts import without_thought
-from sotopia_rl_data.trainers.config import PolicyGRPOConfig, PolicySFTConfig, one_of
+from sotopia_rl_data.trainers.config import PolicyDPOConfig, PolicyGRPOConfig, PolicySFTConfig, one_of
 from sotopia_rl_data.trainers.encoding import Dialogues
 from sotopia_rl_data.trainers.modeling import (
     check_adapter,
@@ -99,11 +99,11 @@ def _answer(message: Message) -> Message:
 # --- GRPO: the policy and its trainer ---------------------------------------------------------------------------------
 
 
-def load_policy(config: PolicyGRPOConfig) -> tuple[Any, Any]:
+def load_policy(config: PolicyDPOConfig | PolicyGRPOConfig) -> tuple[Any, Any]:
     """The policy, and the LoRA configuration to wrap it with (None: nothing is left to do)."""
     if config.policy_adapter is None:
         policy, lora = load_causal(config), lora_config(config, "CAUSAL_LM")
-        if lora is None:  # TRL loads the KL reference by this name and no revision: name the revision's folder
+        if lora is None:  # TRL loads the reference by this name and no revision: name the revision's folder
             policy.config._name_or_path = str(model_folder(config.model))
         return policy, lora
     if config.adapter == "none":

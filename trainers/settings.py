@@ -22,8 +22,8 @@ from typing import Any, NoReturn
 from sotopia_rl_data import yaml_nodes
 from sotopia_rl_data.errors import InputError, UsageError
 
-CLASSES = {"rm": "RMConfig", "sft": "PolicySFTConfig", "grpo": "PolicyGRPOConfig"}
-TITLES = {"CommonFields": "Settings of all three trainers"} | {
+CLASSES = {"rm": "RMConfig", "sft": "PolicySFTConfig", "dpo": "PolicyDPOConfig", "grpo": "PolicyGRPOConfig"}
+TITLES = {"CommonFields": "Settings of all trainers"} | {
     name: f"Settings of train {kind}" for kind, name in CLASSES.items()
 }
 """The headings of this project's own settings, by the class that has them."""
@@ -32,6 +32,7 @@ _OURS = Path(__file__).with_name("config.py")
 _PLACES = {  # where a library defines a class that it exports at its top
     "transformers.TrainingArguments": "training_args.py",
     "trl.SFTConfig": "trainer/sft_config.py",
+    "trl.DPOConfig": "trainer/dpo_config.py",
     "trl.GRPOConfig": "trainer/grpo_config.py",
 }
 _WRITTEN = {
@@ -196,6 +197,8 @@ def _written(path: Path, default: ast.expr | None) -> str:
     """A default as one writes it in YAML; "" where it is computed."""
     if isinstance(default, ast.Name) and default.id in ("list", "dict"):
         return "[]" if default.id == "list" else "{}"
+    if isinstance(default, ast.Lambda):
+        default = default.body
     value = _literal(path, default)
     if value is None:
         return "null" if isinstance(default, ast.Constant) else ""

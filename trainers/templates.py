@@ -2,9 +2,9 @@
 
 A template is somebody else's program, and what it leaves out is not noticed: one drops the system's message (rules,
 goal, secret) without a word, one adds an empty thought before the last answer only. So dialogues of marked messages are
-rendered, of each sequence of roles that the data has. The text of every message must be there. Cloning also needs the
-prompt's tokens to begin those of prompt and answer, and nothing to be learned but the answer and its end. None of it
-may hang on today's date.
+rendered, of each sequence of roles that the data has. The text of every message must be there. Cloning and DPO also
+need the prompt's tokens to begin those of prompt and answer, and nothing to be learned but the answer and its end. None
+of it may hang on today's date.
 
 Two faults can be corrected, by Jinja in front of the template or after it: the system's message goes to the head of the
 first user's, and what the template writes before an answer ends the prompt. The corrected template is the tokenizer's
@@ -28,7 +28,7 @@ from sotopia_rl_data.trainers.modeling import first_line
 
 log = logging.getLogger(__name__)
 
-Use = Literal["rm", "sft", "grpo"]
+Use = Literal["rm", "sft", "grpo", "dpo"]
 HINT = "use an instruct model, or name a template with --set chat_template=FILE.jinja"
 DATE = "strftime_now"  # what transformers lets a template call for today's date
 SOME_DAY = "26 Jul 2024"
@@ -95,7 +95,7 @@ def fault(tokenizer: Any, roles: Sequence[str], use: Use) -> str | None:
         seen = probe(tokenizer, roles)
     except Exception as error:  # noqa: BLE001  # a template is a program, which may raise anything
         return f"refuses a dialogue of the roles {', '.join(roles)}: {first_line(error)}"
-    texts = {"rm": [seen.whole], "sft": [seen.prompt, seen.whole], "grpo": [seen.prompt]}[use]
+    texts = {"rm": [seen.whole], "grpo": [seen.prompt]}.get(use, [seen.prompt, seen.whole])
     read = seen.messages[:-1] if use == "grpo" else seen.messages
     for message in read:
         asked = texts if message is not seen.messages[-1] else texts[-1:]

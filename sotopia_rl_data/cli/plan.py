@@ -19,10 +19,11 @@ _WORDS = {
     "recomputed": "a layer that is computed anew",
     "kv_cache": "keys and values while generating",
     "reward_model": "reward model",
-    "reference": "reference of the KL term",
+    "reference": "the reference, which is the policy as it was",
     "total": "together",
 }
 GIB = 2**30
+_ROWS = {"rm": "one an utterance", "sft": "one an utterance", "dpo": "one a pair", "grpo": "one a completion"}
 
 
 def show(report: Mapping[str, Any], as_json: bool) -> None:
@@ -34,7 +35,7 @@ def show(report: Mapping[str, Any], as_json: bool) -> None:
     run = [
         ["parameters", f"{report['parameters']:,}"],
         ["trained", f"{report['trainable']:,} ({report['trainable'] / report['parameters']:.2%})"],
-        ["rows", "packed by shared prefixes" if report["packed"] else "one an utterance"],
+        ["rows", _ROWS[report["kind"]] if not report["packed"] else "packed by shared prefixes"],
         ["rows a step", f"{report['rows_a_step']:,}"],
         ["tokens a step", f"{report['tokens_a_step']:,}"],
         ["steps", f"{report['steps']:,}"],

@@ -1,4 +1,5 @@
-"""The commands that train: `train rm`, `train sft`, `train grpo`, and `score` and `inspect`. Thin over `trainers.api`.
+"""The commands that train (`train rm`, `train sft`, `train dpo`, `train grpo`), and `score` and `inspect`: thin over
+`trainers.api`.
 
 Importing this module loads no torch, so that `--help` is instant. Every option of a trainer is also a field of its
 configuration; `--set key=value` sets the fields that have no option.
@@ -103,9 +104,14 @@ def _trainer_options(command: console.F) -> console.F:
     return console.store_option(console.json_option(command))
 
 
+_adapter_option = click.option(
+    "--policy-adapter", type=click.Path(), metavar="DIR", help="The adapter that `train sft` wrote."
+)
+
+
 @click.group()
 def train() -> None:
-    """Train on a dataset by name: a reward model, a policy by behaviour cloning, a policy by GRPO.
+    """Train on a dataset by name: a reward model, or a policy by behaviour cloning, DPO or GRPO.
 
     Needs the extra `train`: torch, transformers, trl and peft. The dataset is pinned before the first step and written
     into the run's record. Several GPUs: accelerate launch -m sotopia_rl_data train … (configurations in
@@ -143,7 +149,24 @@ def sft(store: Store, as_json: bool, output: Path | None, **options: Any) -> Non
 
 @train.command()
 @_trainer_options
-@click.option("--policy-adapter", type=click.Path(), metavar="DIR", help="The adapter that `train sft` wrote.")
+@_adapter_option
+def dpo(store: Store, as_json: bool, output: Path | None, **options: Any) -> None:
+    """DPO: of the completions of a prompt, the one with the highest reward is preferred to the one with the lowest.
+
+    The dataset must have prompts with several completions, as have episodes of one scene that was played several times
+    (the opening turns), and imported rows of prompt, chosen and rejected.
+
+    \b
+    Example:
+      sotopia-rl-data train dpo --dataset lab/episodes-rewards --model Qwen/Qwen2.5-7B-Instruct \\
+        --policy-adapter runs/sft-episodes-rewards
+    """
+    _train("dpo", api.train_dpo, store, output, options, as_json)
+
+
+@train.command()
+@_trainer_options
+@_adapter_option
 @click.option(
     "--reward-model",
     required=True,
@@ -222,7 +245,7 @@ def _configuration(kind: str, store: Store, folder: Path, options: dict[str, Any
         context = click.get_current_context()
         (model,) = (option for option in context.command.params if option.name == "model")
         raise click.MissingParameter(ctx=context, param=model)
-    if kind == "rm" and not values.get("targets"):
+    if kind in ("rm", "dpo") and not values.get("targets"):
         from sotopia_rl_data.trainers.data import check_rewarded
 
         check_rewarded(values["dataset"], values["store"])  # before torch is imported and a model made
@@ -391,6 +414,7 @@ def _facts(record: dict[str, Any]) -> list[list[Any]]:
         ],
         ["dataset", f"{dataset['name']}@{dataset['version']}  digest {dataset['digest'][:12]}{commit}"],
         *[[f"rows {split}", rows] for split, rows in record.get("rows", {}).items()],
+        *[[f"pairs {split}", pairs] for split, pairs in (record.get("pairs") or {}).items()],
         *[[f"dropped: {reason}", rows or None] for reason, rows in record.get("dropped", {}).items()],
         ["cut prompts", cut.get("prompts") or None],
         ["too long", cut.get("too_long") or None],

@@ -31,7 +31,10 @@ Row = dict[str, Any]
 
 _SECONDS = 24 * 3600.0  # an export may take longer than a query
 _ROWS = 1_024  # rows that are made at a time
-_NO_PAIR = "in no pair: the only completion of its prompt, one between best and worst, or equal rewards"
+NO_PAIR = "in no pair: the only completion of its prompt, one between best and worst, or equal rewards"
+PAIRS_FROM = (
+    "play each scene several times and label that (rollout --repeat 8), or import rows of prompt, chosen and rejected"
+)
 _SPEAKERS = {"user": "human", "assistant": "gpt"}  # as ShareGPT calls the roles
 
 
@@ -62,6 +65,18 @@ class TrainingReport:
     rows: Mapping[str, int]
     left_out: Mapping[str, int]
     threshold: float | None = None
+
+
+def best_and_worst(rows: str, kept: str = "completion") -> str:
+    """The SELECT of the preferences in `rows`, which all have a reward: for each prompt of a split, `kept` (SQL) of its
+    best and of its worst completion, and the margin between their rewards. A prompt with one completion, or with equal
+    rewards, has none."""
+    best, worst = "arg_max({}, ROW(reward, completion))", "arg_min({}, ROW(reward, completion))"
+    return (
+        f"SELECT split, prompt, {best.format(kept)} AS chosen, {worst.format(kept)} AS rejected, "
+        f"max(reward) - min(reward) AS margin FROM {rows} GROUP BY split, prompt "
+        f"HAVING margin > 0 AND {best.format('completion')} <> {worst.format('completion')}"
+    )
 
 
 def export_training(
@@ -112,7 +127,7 @@ def export_training(
     left_out = {
         "the condition does not hold": sum(split.rows for split in listed.values()) - found,
         "no reward": found - kept,
-        _NO_PAIR: kept - 2 * counts.total() if form.pairs else 0,
+        NO_PAIR: kept - 2 * counts.total() if form.pairs else 0,
     }
     return TrainingReport(
         version.ref, str(directory), dict(counts), {why: n for why, n in left_out.items() if n}, threshold
@@ -143,7 +158,7 @@ def _makes_rewards(version: Version) -> str:
 
 
 def _nothing(version: Version, fmt: str, found: int, kept: int) -> InputError:
-    hint = "export a dataset with several completions of one prompt, and different rewards for them"
+    hint = f"it has no prompt with several completions of different rewards: {PAIRS_FROM}"
     if not found:
         hint = "write a condition that holds for some rows"
     elif not kept:
@@ -245,10 +260,7 @@ FORMATS = {
     "trl-sft": TrainingFormat("rewards", "SELECT * FROM {rows}", _only("prompt", "completion")),
     "trl-preference": TrainingFormat(
         "rewards",
-        f"""SELECT split, prompt, arg_max(completion, ROW(reward, completion)) AS chosen,
-                  arg_min(completion, ROW(reward, completion)) AS rejected, max(reward) - min(reward) AS margin
-           FROM {{rows}} GROUP BY split, prompt HAVING margin > 0 AND chosen <> rejected
-           ORDER BY list_position({list(SPLITS)}, split), prompt""",
+        f"{best_and_worst('{rows}')} ORDER BY list_position({list(SPLITS)}, split), prompt",
         _only("prompt", "chosen", "rejected", "margin"),
         rewarded=True,
         pairs=True,

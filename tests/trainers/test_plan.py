@@ -21,7 +21,7 @@ from transformers import AutoConfig, TrainerCallback, logging
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.trainers import api
-from sotopia_rl_data.trainers.config import PolicyGRPOConfig, PolicySFTConfig, RMConfig, configure
+from sotopia_rl_data.trainers.config import PolicyDPOConfig, PolicyGRPOConfig, PolicySFTConfig, RMConfig, configure
 from sotopia_rl_data.trainers.memory import (
     GIB,
     ActivationCounts,
@@ -50,9 +50,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def configured(root: Path, kind: Any = RMConfig, *settings: str, model: str = "model", **options: Any) -> Any:
-    options |= {
+    options = {
         "dataset": "toys/rewards", "store": str(root), "model": str(root / model), "output_dir": str(root / "out"),
-    }  # fmt: skip
+    } | options  # fmt: skip
     return configure(kind, options=options, settings=[*TINY, "use_cpu=true", "bf16=false", *settings])
 
 
@@ -169,6 +169,20 @@ def test_grpo_counts_the_reward_model_the_cache_and_the_reference(root: Path):
     assert found["fits"]
 
 
+def test_dpo_counts_two_rows_a_pair_and_the_reference(root: Path):
+    make_dataset(root, "toys/pairs", episodes=40, environments=20, turns=1)
+    whole, adapter = (
+        api.plan(configured(root, PolicyDPOConfig, f"adapter={adapter}", dataset="toys/pairs"), "1x24GB")
+        for adapter in ("none", "lora")
+    )
+    assert whole["bytes"]["reference"] == whole["bytes"]["gradients"] > 0  # a second model
+    assert adapter["bytes"]["reference"] == 0  # the adapter is switched off
+    assert whole["rows_a_step"] == 16  # pairs
+    cloned = api.plan(configured(root, PolicySFTConfig, "adapter=none", dataset="toys/pairs"), "1x24GB")
+    one, other = (report["tokens_a_step"] / report["rows_a_step"] for report in (whole, cloned))
+    assert one == pytest.approx(2 * other, rel=0.05)
+
+
 def test_fewer_rows_of_grpo_are_the_same_step_with_one_generation(root: Path):
     from sotopia_rl_data.trainers.plan import _fewer_rows
 
@@ -218,7 +232,11 @@ def test_gpus_that_are_not_named_as_they_should_are_told(text: str):
 GPUS = {"default": "1x80GB", "1x24gb": "1x24GB", "1x80gb": "1x80GB", "8x80gb": "8x80GB"}
 
 
-PLANNED = [(kind, preset) for kind in (RMConfig, PolicySFTConfig, PolicyGRPOConfig) for preset in presets(kind.kind)]
+PLANNED = [
+    (kind, preset)
+    for kind in (RMConfig, PolicySFTConfig, PolicyDPOConfig, PolicyGRPOConfig)
+    for preset in presets(kind.kind)
+]
 
 
 @pytest.mark.long
@@ -237,8 +255,9 @@ def test_a_preset_fits_the_gpus_that_it_is_named_after_with_its_longest_rows(sev
     rows = config.per_device_train_batch_size
     if kind is RMConfig:
         batch = tree_inputs(pack([list(range(rows * config.row_tokens))]))
-    elif kind is PolicySFTConfig:
-        batch = {"input_ids": torch.zeros(rows, config.max_length, dtype=torch.long)}
+    elif kind in (PolicySFTConfig, PolicyDPOConfig):
+        each = 2 if kind is PolicyDPOConfig else 1
+        batch = {"input_ids": torch.zeros(each * rows, config.max_length, dtype=torch.long)}
     else:
         longest = config.max_prompt_length + config.max_completion_length
         batch = {"input_ids": torch.zeros(rows, longest, dtype=torch.long)}
