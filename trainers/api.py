@@ -36,9 +36,14 @@ _LESS_MEMORY = (
     "--set gradient_checkpointing=true or --set adapter=qlora"
 )
 TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
-MUST_STAY = (  # settings that decide a run's rows and weights: a resumed run must have the same
-    "where", "split_by", "sentinels", "targets", "adapter", "lora_r", "lora_target_modules", "policy_adapter",
-    "reward_model", "chat_template", "template_kwargs",
+MUST_STAY = (  # settings that decide a run's rows, weights or steps: a resumed run must have the same
+    "where", "split_by", "sentinels", "targets", "weigh_by_spread", "packing", "row_tokens",
+    "max_length", "max_prompt_length", "max_completion_length", "chat_template", "template_kwargs",
+    "completion_only_loss", "assistant_only_loss",
+    "adapter", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "policy_adapter", "dtype",
+    "seed", "data_seed", "optim", "learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm",
+    "beta", "loss_type", "temperature", "num_generations",
+    "reward_model", "rewards", "format_weight", "truncated_reward",
 )  # fmt: skip
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
 
@@ -211,6 +216,8 @@ class TrainingRun:
         )
         self.folder = RunFolder(config.output_dir)
         fixed = {name: getattr(config, name) for name in MUST_STAY if hasattr(config, name)}
+        rows = config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size
+        fixed["rows_a_step"] = rows  # however they are divided among passes and processes
         if is_server(fixed.get("reward_model") or ""):
             fixed["reward_server"] = RewardServer(fixed["reward_model"]).identity
         record = {"kind": config.kind, "model": config.model, "dataset": asdict(self.data.pinned), "config": fixed}

@@ -130,11 +130,15 @@ class RunFolder:
         for name, value in old.items():
             if name == "reward_model" and old.get("reward_server"):
                 continue  # a server may have moved: what it serves is compared
-            if value != new.get(name):
-                raise UsageError(
-                    f"{checkpoint} was trained with {name}={value}; this run has {name}={new.get(name)}.",
-                    "set it back to that; or start a new run: --output DIR",
-                )
+            if value == new.get(name):
+                continue
+            back = "set it back to that"
+            if name == "rows_a_step":  # the product, so that a smaller machine can go on
+                back = "set per_device_train_batch_size or gradient_accumulation_steps so that it is the same"
+            raise UsageError(
+                f"{checkpoint} was trained with {name}={value}; this run has {name}={new.get(name)}.",
+                f"{back}; or start a new run: --output DIR",
+            )
 
 
 def environment() -> dict[str, Any]:
