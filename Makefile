@@ -16,7 +16,7 @@ help:
 	@echo "make test         environment with the test tools, then the suite (WORKERS=2, PYTEST_ARGS=…)"
 	@echo "make test-fast    what answers within a minute, to run after each change"
 	@echo "make test-drawn   three of the tests that take minutes each, others for each commit, as CI runs them"
-	@echo "make test-all     the suite and what takes minutes each: fuzzers, hundreds of kills, a million rows"
+	@echo "make test-all     the suite and what takes minutes each; every command that the program prints there is run"
 	@echo "make test-lowest  the tests with every dependency at its stated minimum, in .venv-lowest"
 	@echo "make check        lint, types, the import contract"
 	@echo "make docs         docs/cli.md and docs/api.md from the code, and the site in build/site/html"
@@ -52,7 +52,7 @@ test-drawn: $(VENV)/.test
 		--timeout=1800 $(PYTEST_ARGS)
 
 test-all: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS) -m "" --timeout=3600 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "" --timeout=3600 --run-printed $(PYTEST_ARGS)
 
 # Every dependency at its lowest, in an environment of its own. What kills processes, measures, builds or draws many
 # examples does not depend on a library's version.

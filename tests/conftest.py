@@ -31,11 +31,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def pytest_configure(config: pytest.Config) -> None:
     """What trainers and `datasets` keep between runs is kept for one run of the tests."""
     os.environ["HF_DATASETS_CACHE"] = str(config._tmp_path_factory.getbasetemp() / "datasets-cache")
+    if config.getoption("--run-printed"):
+        from fixtures.printed import RunPrinted
+
+        heard = RunPrinted(config)
+        config.pluginmanager.register(heard)
+        heard.listen()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--draw 5 --seed COMMIT`: of the tests that are selected, run five, others for each commit."""
     parser.addoption("--draw", type=int, help="run only this many of the selected tests, drawn at random by --seed")
+    parser.addoption("--run-printed", action="store_true", help="run every command that the program prints in a test")
     parser.addoption("--seed", default="", help="any text; the same text draws the same tests")
 
 

@@ -1,5 +1,5 @@
-"""What `make test` and `make test-drawn` promise: several workers, those marked `alone` while nobody else is at work,
-and a few of the long ones, which the commit decides.
+"""What `make test`, `make test-drawn` and `make test-all` promise: several workers, those marked `alone` while nobody
+else is at work, a few of the long ones, which the commit decides, and that commands which are printed work.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fixtures.places import ROOT
 
 TOYS = """
 import time
@@ -31,6 +32,33 @@ def test_alone(i):
 @pytest.mark.parametrize("i", range(12))
 def test_together(i):
     time.sleep(0.05)
+"""
+
+OFFERS = """
+import click
+import pytest
+from sotopia_rl_data.cli import console, program
+
+@program.cli.command("offer", hidden=True)
+@click.argument("line")
+def offer(line):
+    console.next_commands(line)
+
+def listed(monkeypatch, tmp_path, line):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(program.COMMANDS["Read data"], "offer", ("test_toys:offer", ""))
+    with pytest.raises(SystemExit):
+        program.main(["offer", line])
+
+def test_offers_what_works(monkeypatch, tmp_path):
+    listed(monkeypatch, tmp_path, "sotopia-rl-data list")
+
+def test_offers_what_does_not_work(monkeypatch, tmp_path):
+    listed(monkeypatch, tmp_path, "sotopia-rl-data show lab/none")
+
+@pytest.mark.invented
+def test_offers_what_is_invented(monkeypatch, tmp_path):
+    listed(monkeypatch, tmp_path, "sotopia-rl-data stats lab/none")
 """
 
 
@@ -73,3 +101,19 @@ def test_nobody_is_at_work_while_a_test_is_alone(tmp_path: Path):
         assert [other for other in spans if other != one and other[1] < one[2] and one[1] < other[2]] == []
     together = [one for one in spans if one not in alone]
     assert any(a[1] < b[2] and b[1] < a[2] for a in together for b in together if a != b)
+
+
+@pytest.mark.slow
+def test_a_command_that_is_printed_and_does_not_work_fails_the_test_that_saw_it(tmp_path: Path):
+    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    alone\n    invented\n")
+    (tmp_path / "test_toys.py").write_text(OFFERS)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    clean["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), str(ROOT)])
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    for more, ends in (([], "3 passed"), (["--run-printed"], "3 passed, 1 error")):
+        done = subprocess.run([*command, *more], cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
+        assert done.stdout.splitlines()[-1].startswith(ends), done.stdout
+    assert "ERROR at teardown of test_offers_what_does_not_work" in done.stdout
+    assert "show lab/none" in done.stdout
+    assert "{'run': 2}" in done.stdout

@@ -42,6 +42,11 @@ WORDS = f"{__name__}.words"
 
 PROGRAM = "sotopia-rl-data"
 _COMMAND = re.compile(rf"(?<![\w./-]){PROGRAM} (?=[a-z-])")
+_LINE = re.compile(rf"(?P<quote>`?){_COMMAND.pattern}(?P<words>(?:(?!   #)[^`\n])+)")
+
+_store: tuple[click.Command, str] | None = None
+"""The program and the `--store` that it was given: of the process, since errors are told after the command's context is
+gone."""
 
 DONE, FAILED, WRONG_USAGE, WITH_FAILURES = 0, 1, 2, 3
 
@@ -139,10 +144,19 @@ def _complete_folders(_context: click.Context, _param: click.Parameter, incomple
     return [CompletionItem(incomplete, type="dir")]
 
 
-def _open_store(_ctx: click.Context, _param: click.Parameter, value: str) -> Store:
+def _open_store(context: click.Context, _param: click.Parameter, value: str) -> Store:
     from sotopia_rl_data.store import Store
 
+    global _store
+    given = context.get_parameter_source("store") is click.core.ParameterSource.COMMANDLINE
+    _store = (context.find_root().command, str(Path(value))) if given else None
     return Store(Path(value), sys.modules[__name__])
+
+
+def forget_store() -> None:
+    """A new command line is read."""
+    global _store
+    _store = None
 
 
 def accept_any_text() -> None:
@@ -248,8 +262,20 @@ def _wrapped(text: str, head: str = "") -> str:
 
 
 def as_called(text: str) -> str:
-    """`text`, the commands in it spelled as this program was called."""
-    return _COMMAND.sub(lambda _: f"{called()} ", text)
+    """`text`, the commands in it spelled as this program was called, and with the `--store` that it was given."""
+    return _LINE.sub(_as_called, text)
+
+
+def _as_called(line: re.Match[str]) -> str:
+    words = str(line["words"])
+    if _store is not None and "--store" not in words and "--help" not in words:
+        command, places = _store[0], words.split()
+        while places and isinstance(command, click.Group):
+            command = command.get_command(click.Context(command), places.pop(0)) or click.Command(None)
+        is_name = line["quote"] and not places  # a command spoken of, such as `sotopia-rl-data label`
+        if not is_name and any(parameter.name == "store" for parameter in command.params):
+            words = f"{words} --store {shlex.quote(_store[1])}"
+    return f"{line['quote']}{called()} {words}"
 
 
 def called(*, absolute: bool = False) -> str:
@@ -267,17 +293,11 @@ def called(*, absolute: bool = False) -> str:
 
 def next_commands(*commands: str) -> None:
     """The commands to run next, on stderr, spelled as this program was called and with the same `--store`."""
-    if volume() is Volume.QUIET:
+    if volume() is Volume.QUIET or not commands:
         return
-    context = click.get_current_context(silent=True)
-    store = ""
-    if context is not None and context.get_parameter_source("store") is click.core.ParameterSource.COMMANDLINE:
-        store = f" --store {shlex.quote(str(context.params['store'].root))}"
     click.echo(click.style("next:", bold=True), err=True)
     for command in commands:
-        words, hash_, remark = as_called(command).partition("   #")
-        where = "" if any(word.partition("=")[0] == "--store" for word in words.split()) else store
-        click.echo(printable(f"  {words}{where}{hash_}{remark}"), err=True)
+        click.echo(printable(f"  {as_called(command)}"), err=True)
 
 
 def _near(path: str) -> str:

@@ -228,13 +228,16 @@ def evaluate(episodes: str, store: Store, as_json: bool, **options: Any) -> None
 
 def _evaluated(report: EvaluationReport) -> None:
     name = report.version.partition("@")[0]
+    using = (
+        f"sotopia-rl-data compare {name}",
+        f"sotopia-rl-data label {name} --evaluator {shlex.quote(report.evaluators[0])} --judge gpt-4o",
+    )
     asking.show_run(
         "evaluated",
         "score",
         report,
         [("evaluators", ", ".join(report.evaluators)), ("episodes", report.episodes), ("scores", report.scores)],
-        f"sotopia-rl-data compare {name}",
-        f"sotopia-rl-data label {name} --evaluator {shlex.quote(report.evaluators[0])} --judge gpt-4o",
+        *(using if report.scores else ()),
     )
 
 

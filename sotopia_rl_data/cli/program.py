@@ -96,6 +96,7 @@ class Sections(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         volume.reset()
+        console.forget_store()
         ctx.meta[console.WORDS] = list(args)
         return super().parse_args(ctx, args)
 

@@ -13,6 +13,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from fixtures.screens import show
 
 from sotopia_rl_data.cli import program
 from sotopia_rl_data.errors import SotopiaDataError
@@ -80,6 +81,7 @@ def test_rewards_are_made_under_the_number_that_is_given(run, labelled):
 
 
 @pytest.mark.slow
+@pytest.mark.invented
 def test_a_run_is_looked_at_without_a_trainers_library(run, tmp_path):
     """`inspect` reads `run.json`: figures beside interval and baseline, and no wait for torch."""
     measured = {"mse": 0.1, "mse_low": 0.05, "mse_high": 0.2, "turn_mse": 0.4}
@@ -411,3 +413,23 @@ def test_every_command_that_is_printed_is_spelled_as_the_program_was_called(
     setup = printed("completion", "fish").splitlines()[-1]
     absolute = spelled.replace("bin/", f"{tmp_path}/bin/").replace("cli.py", f"{tmp_path}/cli.py")
     assert setup.endswith(f": {absolute} completion fish | source")
+
+
+@pytest.mark.slow
+def test_commands_in_hints_have_the_store_that_was_named_and_names_of_commands_stay_names(tmp_path: Path):
+    store = tmp_path / "my store"
+    show("import", "--name", "demo/e", "--store", str(store))
+
+    def hint(*words: str) -> str:
+        return show(*words, "--store", str(store), columns=500).err.partition(" hint: ")[2].strip()
+
+    assert hint("report", "demo/e@v1.0.0", "-o", "r.html") == (
+        f"label it first: sotopia-rl-data label demo/e --judge gpt-4o --store '{store}'"
+    )
+    assert hint("show", "demo/e", "none") == (
+        f"list the ids: sotopia-rl-data query demo/e@v1.0.0 \"SELECT episode_id FROM episodes\" --store '{store}'"
+    )
+    assert hint("compare", "demo/e", "--evaluator", "none").count("--store") == 0
+    assert show("shwo").err.partition(" hint: ")[2] == "did you mean `sotopia-rl-data show`?\n"
+    relative = show("import", "--name", "demo/e", "--store", "nowhere", "--json", "none.jsonl").err
+    assert "--store" not in relative  # `import --help` needs none
