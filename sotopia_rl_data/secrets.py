@@ -26,6 +26,7 @@ HIDDEN = "[hidden]"
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PAT|CREDENTIALS?)$", re.IGNORECASE)
 _SHORTEST = 8  # characters; shorter values (TOKENIZERS_TOKEN=1 …) would blank out ordinary words
 _WORD = re.compile(r"[A-Z]?[a-z]{0,15}|[A-Z]{1,15}|[0-9]{1,4}|v[0-9]{1,3}")
+_PART_OF_A_NAME = re.compile(rf"{_WORD.pattern}|[0-9]{{5,8}}|[a-z]{{3,12}}[0-9]")  # numbered names: oauth2, 000123
 _CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}|[A-Z]{2,}(?![a-z]))+")
 _PLACEHOLDER = re.compile(r"^(?:[<>{}()\[$%]|arn:|urn:)|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example)")
 _URL = re.compile(r"""https?://[^\s'"\\]*[^\s'"\\:]""")
@@ -51,10 +52,10 @@ class _Shape(NamedTuple):
     name: bool = False
 
 
-def _words(text: str) -> bool:
+def _words(text: str, word: re.Pattern[str] = _WORD) -> bool:
     """Whether a text is made of words and short numbers, as names of files and models are."""
     parts = [part for part in re.split(r"[-_./]+", text) if part]
-    return len(parts) > 1 and all(_WORD.fullmatch(part) for part in parts)
+    return len(parts) > 1 and all(word.fullmatch(part) for part in parts)
 
 
 def _no_words(text: str) -> bool:
@@ -79,7 +80,7 @@ def _random(text: str) -> bool:
     """Whether a text behind a telling name looks drawn at random."""
     text = _PERCENT.sub("", text).rstrip("=")
     changes, kinds = _changes(text)
-    if _PLACEHOLDER.search(text) or _words(text) or len(set(text)) < 6 or kinds == 1:
+    if _PLACEHOLDER.search(text) or _words(text, _PART_OF_A_NAME) or len(set(text)) < 6 or kinds == 1:
         return False
     if any(c.isdigit() for c in text):
         return changes > 0.08
@@ -160,12 +161,13 @@ _SHAPES = {
         r"PMAK-|AGE-SECRET-KEY-1|dp\.[a-z]{2,5}\.|EAA|FLW[A-Z]*SECK[-_]|gl(?:sa|c)_|pscale_[a-z]+_|sbp_|rubygems_|figd_|"
         r"ntn_|sntry[a-z]_|lin_[a-z]+_|ops_|key-|AKCp|fm[0-9][a-z]?_|FlyV1 |sq[apu]_|bk[a-z]{2}_|pul-|rpa_|esecret_|"
         r"xkeysib-|A3-|pat-[a-z]{2}[0-9]-|access_token\$[a-z]+\$|LTAI|dt0c01\.|EZ[AT]K|GR1348941|eyJrIjoi|p8e-|sha256~|"
-        r"s-s4t2[a-z]{2}-|API-|atlasv1\.|sm_[aps]at_)([A-Za-z0-9_=+/$-]{20,})",
+        r"s-s4t2[a-z]{2}-|API-|atlasv1\.|sm_[aps]at_|HRKU-)([A-Za-z0-9_=+/$-]{20,})",
         _letters_and_digits,
         "dckr_ shp _v1_ hvs. hvb. hvr. tskey- ATATT3x ATCTT3x sq0 NR PMAK- AGE- dp. EAA FLW glsa_ glc_ pscale_ sbp_ "
         "rubygems_ figd_ ntn_ sntry lin_ ops_ key- AKCp fm1 fm2 FlyV1 sqa_ sqp_ squ_ bk pul- rpa_ esecret_ xkeysib- "
-        "pat- A3- access_token$ LTAI dt0c01. EZAK EZTK GR1348941 eyJrIjoi p8e- sha256~ s-s4t2 API- atlasv1. sm_",
+        "pat- A3- access_token$ LTAI dt0c01. EZAK EZTK GR1348941 eyJrIjoi p8e- sha256~ s-s4t2 API- atlasv1. sm_ HRKU-",
     ),
+    "a registry's token": _Shape(r"\bcio([A-Za-z0-9]{32})\b", _surely_random, "cio"),
     "a Twilio key": _Shape(r"\bSK([0-9a-fA-F]{32})\b", _letters_and_digits, "SK"),
     "a Mailchimp key": _Shape(r"\b[0-9a-f]{32}-us[0-9]{1,2}\b", _always, "-us"),
     "a Twitter token": _Shape(r"\bA{20,}[A-Za-z0-9%]{60,}", _random, "A" * 20),
@@ -287,7 +289,7 @@ _LONGEST_NAME = 40  # characters looked at before a separator, with quotes and b
 _ABOUT_A_KEY = {
     *("id", "ids", "name", "names", "url", "uri", "length", "size", "type", "path", "file", "hash", "count")
 }
-_ABOUT_A_KEY |= {"version", "arn", "limit", "index", "alias"}
+_ABOUT_A_KEY |= {"version", "arn", "limit", "index", "alias", "method", "mode", "scheme", "format", "header", "status"}
 _PAIR = re.compile(r"(?i)\b(?:key|name)[\"']?\s?[=:]\s?[\"']?([\w.-]+)[\"']?[,\s]+[\"']?value[\"'\s]*$")
 _SEPARATOR = re.compile(r"(?::=|=>|[:=>]|(?<=[\"']),)\s{0,3}b?\\?(?=[^\s])")
 _NAMED_KEY = re.compile(rf"[\"'`]?({_VALUE}{{16,}})")
