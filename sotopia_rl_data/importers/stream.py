@@ -27,6 +27,13 @@ from sotopia_rl_data.importers.record import MAX_RECORD, Record, json_value
 PARQUET, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 """The first bytes of the files that `arrow_rows` reads."""
 _ROWS = 256
+# A file of some kilobytes can claim a billion rows, or a long text in each of them, and keep everybody busy for days.
+# Real tables have a byte or more a row, and pack to a tenth or a hundredth of their size.
+_MOST_ROWS_A_BYTE = 10  # of a Parquet file with more than …
+_FEW_ROWS = 1_000_000
+_MOST_TIMES = 1_000  # a file unpacks to no more times its size, if it unpacks to more than …
+_FEW_BYTES = 1 << 30
+_AT_ONCE = 64 << 20  # bytes of a column that are unpacked at once, since every row may repeat its longest value
 
 
 def json_lines(stream: io.BufferedReader[Any], name: str) -> Iterator[Entry]:
@@ -122,12 +129,16 @@ def _is_text(cells: Sequence[str]) -> bool:
 
 def arrow_rows(path: Path, name: str) -> Iterator[Entry]:
     """One record from each row of a Parquet file, or of an Arrow file or stream. Raises InputError where it is
-    damaged."""
+    damaged, or claims more rows or larger ones than a file of its size has."""
     import pyarrow as pa
 
-    count = 0
+    count = unpacked = 0
+    most = max(_FEW_BYTES, _MOST_TIMES * path.stat().st_size)
     try:
         for batch in _batches(path):
+            unpacked += batch.nbytes
+            if unpacked > most:
+                raise InputError(f"it unpacks to more than {_MOST_TIMES:,} times its size from row {count:,} on.")
             for start in range(0, batch.num_rows, _ROWS):
                 for row, wrong in _values(batch.slice(start, _ROWS)):
                     yield Record(row, f"{name}[{count}]"), wrong
@@ -146,7 +157,10 @@ def _batches(path: Path) -> Iterator[Any]:
         head = file.read(6)
     if head.startswith(PARQUET):
         with pq.ParquetFile(path, pre_buffer=False) as table:
-            yield from table.iter_batches(_ROWS, use_threads=False)
+            rows, size = table.metadata.num_rows, path.stat().st_size
+            if rows > max(_FEW_ROWS, _MOST_ROWS_A_BYTE * size):
+                raise InputError(f"its {size:,} bytes claim {rows:,} rows, more than a real table of that size has.")
+            yield from _packed_batches(table)
         return
     with pa.memory_map(str(path)) as mapped:
         if head.startswith(ARROW_FILE):
@@ -154,6 +168,16 @@ def _batches(path: Path) -> Iterator[Any]:
             yield from (reader.get_batch(i) for i in range(reader.num_record_batches))
         else:
             yield from pa.ipc.open_stream(mapped)
+
+
+def _packed_batches(table: Any) -> Iterator[Any]:
+    """The batches of a Parquet file, the smaller the longer a value may be that its rows share."""
+    footer = table.metadata
+    for i in range(footer.num_row_groups):
+        group = footer.row_group(i)
+        longest = max((group.column(j).total_uncompressed_size for j in range(group.num_columns)), default=0)
+        rows = min(_ROWS, max(1, _AT_ONCE // max(1, longest)))
+        yield from table.iter_batches(rows, [i], use_threads=False)
 
 
 def _values(rows: Any) -> Iterator[tuple[Any, InputError | None]]:
