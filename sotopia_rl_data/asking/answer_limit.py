@@ -4,7 +4,8 @@ A model that runs away (that fills its answer with white space, say) then costs 
 room, and so does one that talks before it answers; which models do is found out. An answer that was cut off at this
 limit is asked for again without it where it was no JSON yet, and so is the first that was: where that one then ends
 beyond the limit, the model gets all the room from now on; else the model has run away, and its answers that are cut off
-stand. The limit is not part of a request's key, and batches, which cannot ask again at once, have none.
+stand. The limit is not part of a request's key. Batches, which cannot ask again at once, have rules of their own
+(`batch/answer_limits.py`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class AnswerLimits:
     def __init__(self) -> None:
         self._open: set[_Place] = set()  # models that get all the room
         self._taken: set[_Place] = set()  # models whose server takes a limit, or refuses for other reasons
-        self._tried: set[_Place] = set()  # models that were asked once more for an answer that was cut off
+        self._tried: dict[_Place, int] = {}  # the limit at which a model was cut off that was asked once more
 
     def limited(self, request: Request) -> Request:
         """The request with the limit that follows from its schema, or itself where it has none."""
@@ -48,12 +49,20 @@ class AnswerLimits:
         """The request was refused without the limit too."""
         self._taken.add(_place(target))
 
+    def open(self, target: Target) -> None:
+        """Give the model all the room from now on."""
+        self._open.add(_place(target))
+
+    def is_open(self, target: Target) -> bool:
+        """Whether the model gets all the room."""
+        return _place(target) in self._open
+
     def answered(self, sent: Request, reply: Reply, was_refused: bool) -> None:
         """Learn from an answer; `was_refused`: with the limit, the same request was refused."""
         place = _place(sent.target)
         if sent.limit is not None:
             self._taken.add(place)
-        elif was_refused or (place in self._tried and reply.finish != "length" and _is_beyond(sent, reply)):
+        elif was_refused or (reply.finish != "length" and reply.usage.output > self._tried.get(place, math.inf)):
             self._open.add(place)
 
     def was_interrupted(self, request: Request, settled: Settled, attempts: Callable[[str], Sequence[Attempt]]) -> bool:
@@ -79,7 +88,7 @@ class AnswerLimits:
         if 0 < reply.usage.output < sent.limit:  # a lower limit of the server's own cut it off
             return False
         first = place not in self._tried
-        self._tried.add(place)
+        self._tried.setdefault(place, sent.limit)
         return first
 
 
@@ -97,10 +106,6 @@ def _limit(request: Request) -> int | None:
     limit = 2 * longest_answer_tokens(request) + _ROOM
     usual = anthropic.MAX_TOKENS if target.provider == anthropic.PROVIDER else math.inf
     return limit if limit < usual <= (limit_in(target.sampling) or usual) else None
-
-
-def _is_beyond(sent: Request, reply: Reply) -> bool:
-    return reply.usage.output > (_limit(sent) or 0)
 
 
 def _place(target: Target) -> _Place:

@@ -107,7 +107,7 @@ class _Asking:
     async def _in_batches(self, place: int, group: Group) -> Outcome:
         (respondent,) = group.respondents
         client = batch_client(respondent)
-        client.forms.use_memory(EndpointMemory(self._ledger.directory))
+        client.use_memory(EndpointMemory(self._ledger.directory))
         try:
             return await ask_batch(
                 group.requests,

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.batches import QUICK, ask_in_batches, batches, question
 from fixtures.flat_calls import label
 from fixtures.labelling import boats, put
 
 from sotopia_rl_data.asking import anthropic, openai
 from sotopia_rl_data.asking.answer_limit import AnswerLimits
 from sotopia_rl_data.asking.dispatch import ask_all
+from sotopia_rl_data.asking.memory import EndpointMemory
 from sotopia_rl_data.costs.tokens import longest_answer_tokens
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.report import LabelReport
@@ -25,6 +27,7 @@ from sotopia_rl_data.store import Store
 
 EPISODES = 11
 both = pytest.mark.parametrize("protocol", ["openai", "anthropic"])
+live_and_batched = pytest.mark.parametrize("batching", [None, QUICK], ids=["live", "batched"])
 
 
 def labelled(folder: Path, provider: Running, protocol: str, **how: Any) -> LabelReport:
@@ -48,9 +51,10 @@ def test_the_longest_answer_has_the_longest_of_each_value_on_lines_of_their_own(
 
 @pytest.mark.slow
 @both
-def test_the_limit_is_sent_and_is_not_part_of_the_key(protocol: str, tmp_path: Path):
+@live_and_batched
+def test_the_limit_is_sent_and_is_not_part_of_the_key(protocol: str, batching: Any, tmp_path: Path):
     with running() as provider:
-        done = labelled(tmp_path, provider, protocol)
+        done = labelled(tmp_path, provider, protocol, batching=batching)
         (sent,) = limits_sent(provider)
         assert provider.log()["requests"] == EPISODES
     assert done.labels > 0
@@ -70,10 +74,11 @@ def test_a_limit_of_ones_own_is_the_one_that_is_sent(protocol: str, tmp_path: Pa
 
 @pytest.mark.slow
 @both
-def test_a_model_that_runs_away_costs_little(protocol: str, tmp_path: Path):
+@live_and_batched
+def test_a_model_that_runs_away_costs_little(protocol: str, batching: Any, tmp_path: Path):
     with running() as provider:
         playing = provider.playing("runs_away")
-        done = labelled(tmp_path, playing, protocol)
+        done = labelled(tmp_path, playing, protocol, batching=batching)
         limit = next(limit for limit in limits_sent(playing) if limit is not None)
         usage = sum(line.usage.output for line in done.bill.lines)
     assert done.labels == 0
@@ -83,18 +88,19 @@ def test_a_model_that_runs_away_costs_little(protocol: str, tmp_path: Path):
 
 @pytest.mark.slow
 @both
+@live_and_batched
 @pytest.mark.parametrize("habit", ["thinks_before_it_answers", "talks_before_it_answers", "takes_no_limit"])
-def test_a_model_that_needs_room_gets_it_and_loses_no_answer(habit: str, protocol: str, tmp_path: Path):
+def test_a_model_that_needs_room_gets_it_and_loses_no_answer(habit: str, protocol: str, batching: Any, tmp_path: Path):
     with running() as provider:
         playing = provider.playing(habit)
-        done = labelled(tmp_path, playing, protocol)
+        done = labelled(tmp_path, playing, protocol, batching=batching)
         sent = playing.log()["requests"]
-        again = labelled(tmp_path, playing, protocol)
+        again = labelled(tmp_path, playing, protocol, batching=batching)
         assert playing.log()["requests"] == sent
     assert done.failures == {}
     assert done.labels > 0
     assert (done.repaired, done.unusable) == (0, 0)  # the same question again, and no repair
-    assert sent <= EPISODES + 16  # those that were in flight before it was known
+    assert sent <= EPISODES + (16 if batching is None else EPISODES)  # those in flight before it was known
     assert (again.asked, again.digest) == (0, done.digest)
     assert done.bill.lines[0].calls == sent or habit == "takes_no_limit"
 
@@ -138,3 +144,29 @@ def test_a_run_that_was_killed_before_it_could_ask_again_does_so_when_it_goes_on
         )
     assert (first.asked, second.asked, second.hits) == (1, 0, 1)
     assert sent == [limit, None]
+
+
+def in_batches(protocol: str, at: Running, numbers: range, ledger: Path) -> None:
+    client = batches(protocol, at)
+    client = type(client)(replace(client.target, sampling={"temperature": 0}))
+    client.use_memory(EndpointMemory(ledger))
+    outcome, _ = ask_in_batches([question(number, client.target) for number in numbers], client, ledger)
+    assert (outcome.asked, outcome.unreachable) == (len(numbers), 0)
+
+
+@pytest.mark.slow
+@both
+def test_of_a_model_that_is_not_known_few_lines_have_the_limit_and_what_they_show_is_remembered(
+    protocol: str, tmp_path: Path
+):
+    without = anthropic.MAX_TOKENS if protocol == "anthropic" else None
+    with running() as provider:
+        in_batches(protocol, provider, range(60), tmp_path / "keeps to it")
+        assert without not in limits_sent(provider)
+        in_batches(protocol, provider, range(60, 160), tmp_path / "keeps to it")
+        assert without not in limits_sent(provider)
+        thinks = provider.playing("thinks_before_it_answers")
+        in_batches(protocol, thinks, range(100), tmp_path / "thinks")
+        assert without in limits_sent(thinks)
+        in_batches(protocol, thinks, range(100, 180), tmp_path / "thinks")
+        assert thinks.log()["batch"]["sizes"] == [100, 64, 80]

@@ -55,7 +55,7 @@ def test_results_are_joined_by_their_id_whatever_order_gaps_doubles_and_stranger
 ):
     faults = {"dropped": 0.15, "doubled": 0.3, "strange": 0.2, "torn": 0.1, "failed": 0.1, "expired": 0.1}
     with running(**{f"batch_{name}": share for name, share in faults.items()}) as at:
-        asked = questions(200, target(provider, at))
+        asked = questions(200, replace(target(provider, at), sampling={"max_tokens": 200}))
         outcome, caller = ask_in_batches(asked, batches(provider, at), tmp_path, batching=replace(QUICK, tries=20))
         log = at.log()
         assert (outcome.asked, outcome.settled, outcome.unreachable) == (200, 200, 0)

@@ -117,7 +117,7 @@ def test_the_strongest_form_is_found_with_few_calls_and_remembered(provider: str
 def in_batches(provider: str, at: Running, ledger: Path) -> BatchClient:
     target = client_of(provider, at).target
     client = OpenAIBatchClient(target) if provider == "openai" else AnthropicBatchClient(target)
-    client.forms.use_memory(EndpointMemory(ledger))
+    client.use_memory(EndpointMemory(ledger))
     return client
 
 

@@ -19,7 +19,7 @@ from fixtures.real_servers import RealServer, serving
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.store import Store
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(5_400)]  # the first test of a server installs it
 
 SCENE = """
 - environment_id: env-tree

@@ -17,9 +17,11 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from sotopia_rl_data.asking import keys, reading, refusals, transport
+from sotopia_rl_data.asking.batch.answer_limits import BatchAnswerLimits
 from sotopia_rl_data.asking.batch.forms import BatchForms
 from sotopia_rl_data.asking.batch.intent import Intent
 from sotopia_rl_data.asking.forms import MEANT, RequestForm, body_in
+from sotopia_rl_data.asking.memory import EndpointMemory
 from sotopia_rl_data.errors import AskingError, Rejected, Unavailable, UsageError
 from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.secrets import redact
@@ -66,13 +68,14 @@ class BatchClient(ABC):
     """A provider's batch API at `target`. Its coroutines raise Unavailable where another try may help and Rejected
     where it cannot; nothing is retried here.
 
-    `forms` finds the form of the requests. Raises KeyMissing where there is no key."""
+    `forms` finds the form of the requests, `answer_limits` the limits of their answers. Raises KeyMissing where there
+    is no key."""
 
     api: ClassVar[transport.Api]
 
     def __init__(self, target: Target, limits: BatchLimits, sdk: ModuleType, base_error: type[Exception]) -> None:
         self.target, self.limits = target, limits
-        self.forms = BatchForms(self.api, target)
+        self.forms, self.answer_limits = BatchForms(self.api, target), BatchAnswerLimits(target)
         self._sdk_module, self._base_error = sdk, base_error
         if transport.has_azure_version(target.base_url):
             raise UsageError(
@@ -86,6 +89,11 @@ class BatchClient(ABC):
     @abstractmethod
     def _batches(self) -> Any:
         """The SDK's object for batches."""
+
+    def use_memory(self, memory: EndpointMemory) -> None:
+        """Remember there what the server takes, and go by what an earlier run has found."""
+        self.forms.use_memory(memory)
+        self.answer_limits.use_memory(memory)
 
     def line(self, custom_id: str, request: Request, form: RequestForm = MEANT) -> bytes:
         """The request as a line of a batch, in this form and without a line feed."""

@@ -38,7 +38,7 @@ class Fetching:
         self._errors: Counter[str] = Counter()
         self._asked_again: set[str] = set()  # keys that were refused in a form in which others were answered
         self._helped = False  # whether one of them is answered in the batch that is being fetched
-        self._refused: list[tuple[str, RequestForm, Rejected]] = []  # the lines that were refused for good
+        self._refused: list[tuple[BatchLine, RequestForm, Rejected]] = []  # the lines that were refused for good
         self._throttled: list[tuple[str, Unavailable]] = []  # the lines of one batch that were refused for rate
         self.last: AskingError | None = None
 
@@ -85,6 +85,7 @@ class Fetching:
             # the line has the most tokens that its prompt can have; in any language it has at least half as many
             self._lookup.outcome.count_prompt(target.model, line.input // 2, outcome.usage.input)
             self._lookup.came(line.key)
+            self._client.answer_limits.answered(line, outcome)
             return
         tokens = outcome.tokens if isinstance(outcome, Unavailable) else None
         if not earlier:
@@ -92,14 +93,14 @@ class Fetching:
             ledger.append(failed(request, line.key, line.question, message, 0.0, batch, maybe_billed, tokens))
         usage = Usage() if maybe_billed else None
         self._budget.came(line.key, usage if tokens is None else Usage(*tokens))
-        self._fail(line.key, outcome, form)
+        self._fail(line, outcome, form)
 
-    def _fail(self, key: str, error: AskingError, form: RequestForm) -> None:
+    def _fail(self, line: BatchLine, error: AskingError, form: RequestForm) -> None:
         """Give a request up, or leave it for the next round."""
-        self.last = error
+        self.last, key = error, line.key
         self._lookup.outcome.faults += 1
         if isinstance(error, Rejected) and is_unexplained(error):
-            self._refused.append((key, form, error))
+            self._refused.append((line, form, error))
         elif isinstance(error, Rejected):
             self._lookup.lose(key, error)
         elif isinstance(error, Unavailable) and error.status == 429:
@@ -109,10 +110,17 @@ class Fetching:
 
     def _retry_refused(self) -> None:
         """Leave the refused lines for the next round: where others in their form were answered once more in the same
-        form, since some servers refuse at random, and again while that helps; else in another one."""
+        form, since some servers refuse at random, and again while that helps; else without the limit of the answer, or
+        in another form."""
         refused, self._refused = self._refused, []
-        for key, form, error in refused:
-            own_fault = self._client.forms.is_own_fault(form, error)
+        forms, limits = self._client.forms, self._client.answer_limits
+        for line, form, error in refused:
+            key = line.key
+            if limits.may_be_refused(line, form, error):
+                forms.refused_with_limit(error)
+                self._lookup.put_back(key)
+                continue
+            own_fault = forms.is_own_fault(form, error)
             if own_fault and key in self._asked_again and not self._helped:
                 self._lookup.lose(key, error)
                 continue
@@ -120,7 +128,8 @@ class Fetching:
             if own_fault:
                 self._asked_again.add(key)
         self._helped = False
-        self._client.forms.decide()
+        limits.decide(forms.is_answered)
+        forms.decide()
 
     def _retry_throttled(self, answers: int) -> None:
         """Leave the lines that were refused for rate for the next round. That counts as a failure only where the batch

@@ -30,6 +30,7 @@ class BatchForms:
         self.judged: Rejected | None = None
         self._answered: set[RequestForm] = set()
         self._refused: dict[RequestForm, Rejected] = {}
+        self._with_limit: Rejected | None = None  # a refusal that may be one of the answer's limit
 
     def use_memory(self, memory: EndpointMemory) -> None:
         """Remember the form there, and begin with the one that an earlier run has found."""
@@ -43,7 +44,7 @@ class BatchForms:
 
     def to_try(self, request: Request, most: int) -> list[RequestForm]:
         """The forms of the next probing lines, no more than `most`, the strongest first."""
-        api, error = self._api, next(iter(self._refused.values()), None)
+        api, error = self._api, next(iter(self._refused.values()), self._with_limit)
         body = api.body_of(request, api.ways[0])
         together = weaker_forms(request, api.body_of, api.ways)
         single = [hinted(MEANT, name, body) for name in ("temperature", "max_tokens", "messages")]
@@ -66,6 +67,14 @@ class BatchForms:
         self._refused[form] = error
         return False
 
+    def refused_with_limit(self, error: Rejected) -> None:
+        """A line was refused, perhaps because of the limit of its answer: its form is tried without one."""
+        self._with_limit = error
+
+    def is_answered(self, form: RequestForm) -> bool:
+        """Whether a line in this form was answered."""
+        return form in self._answered
+
     def decide(self) -> None:
         """All results of a batch are there: adopt the strongest form that was answered, else look for one."""
         if self._answered:
@@ -74,7 +83,7 @@ class BatchForms:
                 self.form = best
                 self._keep()
             self.is_looking = False
-        elif self._refused and len(self._refused) < MOST_PROBES:
+        elif len(self._refused) < MOST_PROBES and (self._refused or self._with_limit):
             self.is_looking = True
         elif self._refused:
             self.judge()

@@ -68,8 +68,9 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class BatchLine:
-    """The request behind a line: what an attempt in the ledger records of it, the most tokens of its prompt, and the
-    form in which it is put, as JSON, where it is not put as it is meant."""
+    """The request behind a line: what an attempt in the ledger records of it, the most tokens of its prompt, the form
+    in which it is put, as JSON, where it is not put as it is meant, and the limit of its answer that follows from the
+    schema, where it is sent with one (`answer_limit.py`; else 0)."""
 
     key: str
     question: str
@@ -77,6 +78,7 @@ class BatchLine:
     input: int
     sampling: Mapping[str, Any] = field(default_factory=dict)
     form: Mapping[str, Any] = field(default_factory=dict)
+    limit: int = 0
 
 
 class BatchFolder:
@@ -218,7 +220,8 @@ class BatchDraft:
         request, custom_id = pending.request, self.intent.custom_id(pending.key)
         sampling = dict(request.target.sampling)
         told = {} if form == MEANT else form.as_dict()
-        record = BatchLine(pending.key, pending.question, request.sample, most_prompt_tokens(request), sampling, told)
+        tokens, limit = most_prompt_tokens(request), request.limit or 0
+        record = BatchLine(pending.key, pending.question, request.sample, tokens, sampling, told, limit)
         with storing(self._parent.lines(self.intent).parent, *_LEDGER):
             self._lines.write(line + b"\n")
             self._asked.write(json.dumps({"id": custom_id, **asdict(record)}).encode() + b"\n")

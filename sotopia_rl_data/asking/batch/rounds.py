@@ -44,7 +44,7 @@ from sotopia_rl_data.asking.stopping import AnswerBreaker, interruptible
 from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.errors import AskingError, Rejected, Unavailable, UsageError
 from sotopia_rl_data.ledger.index import short
-from sotopia_rl_data.ledger.lookup import Lookup, Outcome, PendingRequest
+from sotopia_rl_data.ledger.lookup import Lookup, Outcome, PendingRequest, Settled
 from sotopia_rl_data.request import Request
 
 log = logging.getLogger(__name__)
@@ -256,7 +256,7 @@ class _BatchRun:
                 return None
             self._budget.settle(pending.key, self._lookup.ledger)
             again = step < before  # an earlier round handed this request over, and a follow-up came of it
-            settled = self._lookup.unusable(pending.key) if again else self._lookup.look_up(pending)
+            settled = self._lookup.unusable(pending.key) if again else self._look_up(pending)
             if settled is None and not self._is_free(pending.key):
                 self._claimed += 1
                 self._lookup.put_back(pending.key)
@@ -271,6 +271,13 @@ class _BatchRun:
         self._finished[place] = True
         self._handed.pop(place, None)
         return None
+
+    def _look_up(self, pending: PendingRequest) -> Settled | None:
+        """How the request is settled; None where it is to be asked, also without the limit that cut its answer off."""
+        lookup, limits = self._lookup, self._client.answer_limits
+        settled = lookup.look_up(pending)
+        asked_again = settled is not None and limits.is_asked_again(pending, settled, lookup.ledger.attempts)
+        return None if asked_again else settled
 
     def _is_free(self, key: str) -> bool:
         """Whether no live run of another process is asking this now, or has just got an answer. One that claims it
@@ -291,6 +298,8 @@ class _BatchRun:
             draft = self._folder.draft()
             self._locks[draft.intent.id] = draft.lock
         custom_id = draft.intent.custom_id(pending.key)
+        if not (self._client.forms.is_looking or pending.request.limit):
+            pending = replace(pending, request=self._client.answer_limits.limited(pending))
         line = self._client.line(custom_id, pending.request, form)
         if draft.count and (draft.count >= limits.requests or draft.size_bytes + len(line) + 99 > limits.size_bytes):
             sealed.append(self._seal(draft))
