@@ -27,7 +27,7 @@ from sotopia_rl_data.json_objects import BLANK, is_bare
 _OPEN, _SHUT = "<[({◁【〈《「『«‹⟨⟪〔〖［｛（＜", ">])}▷】〉》」』»›⟩⟫〕〗］｝）＞"
 _PARTNER = dict(zip(_OPEN, _SHUT, strict=True)) | {"&lt;": "&gt;"}
 _TAG = re.compile(
-    rf"(?P<open>[{re.escape(_OPEN)}]|&lt;)[|｜]?\s?(?P<end>[/\\])?\s?(?P<name>[^\W\d_][\w:.▁-]{{0,40}})"
+    rf"(?P<open>[{re.escape(_OPEN)}]|&lt;)[|｜]?\s?(?P<end>[/\\])?\s?(?P<name>[^\W\d_][\w:.▁-]{{0,40}})(?:=[\w.-]{{1,60}})?"
     rf"(?:\s[^<>\[\]{{}}\n]{{0,200}})?[|｜]?(?P<shut>[{re.escape(_SHUT)}]|&gt;)"
 )
 _MARK = re.compile(r"<[|｜][^<>|｜/\n]{1,60}[|｜]?>|<[^<>|｜/\s][^<>|｜/\n]{0,60}[|｜]>")

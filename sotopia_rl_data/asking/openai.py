@@ -93,7 +93,7 @@ def read_completion(target: Target, data: Any) -> Reply:
         raise refusals.not_an_answer(target, data, usage)
     said, thought = reading.texts_of(message.get("content"))
     said, thought = reading.with_call(
-        said,
+        said or reading.parsed_in(message),
         thought or reading.thought_of(message, _SAID),
         message.get("tool_calls") or [message.get("function_call")],
     )

@@ -12,8 +12,10 @@ from sotopia_rl_data.errors import BadAnswer
 from sotopia_rl_data.json_objects import objects_in
 
 MOST_BYTES = 8 << 20  # of a response or a line of results, also unpacked: 64 in flight stay below 1 GB
-_TEXTS = ("text", "content", "thinking", "reasoning", "summary")  # keys under which a part of a message has its text
-_ARGUMENTS = ("arguments", "input")  # keys under which a call of a tool has its arguments
+# keys under which a part of a message has its text
+_TEXTS = ("text", "content", "thinking", "reasoning", "summary", "value")
+_PARSED = ("parsed", "json")  # keys under which a message, or a part of one, has an answer that its server has parsed
+_ARGUMENTS = ("arguments", "input", "parameters")  # keys under which a call of a tool has its arguments
 _ANSWERS = ("text", "output_text")  # the types of parts that belong to the answer
 _DEEPEST = 5
 _DIGITS = 300  # longer whole numbers are not read as numbers
@@ -43,7 +45,12 @@ def texts_of(content: object) -> tuple[str, str]:
     last: dict[str, Any] = next((part for part in reversed(parts) if _is_said(part) and _text_in(part).strip()), {})
     for part in parts:
         (said if _is_said(part) and _marks(part) <= _marks(last) else thought).append(_text_in(part))
-    return "".join(said), "".join(thought)
+    return "".join(said) or next(filter(None, map(parsed_in, parts)), ""), "".join(thought)
+
+
+def parsed_in(told: dict[str, Any]) -> str:
+    """The JSON of an answer that a server has parsed; empty where a message, or a part of one, has none."""
+    return next((json.dumps(told[name]) for name in _PARSED if isinstance(told.get(name), dict)), "")
 
 
 def _marks(part: dict[str, Any]) -> set[str]:
@@ -61,8 +68,19 @@ def only_one(data: object) -> Any:
 
 def with_call(said: str, thought: str, calls: object) -> tuple[str, str]:
     """Text and thought, where the answer may be in a tool call instead: then the words beside it are a thought."""
-    called = arguments_of(calls)
-    return (called, thought or said) if called and not _has_object(said) else (said, thought)
+    called = arguments_of(calls) or _arguments_in(said)
+    if called and (not _has_object(said) or called == _arguments_in(said)):
+        return called, thought or said
+    return said, thought
+
+
+def _arguments_in(text: str) -> str:
+    """The arguments of a call that a server has left in the text: its only object, a name and arguments."""
+    try:
+        objects = [found.value for found in objects_in(text)] if '"name"' in text else []
+    except BadAnswer:
+        return ""
+    return arguments_of(objects) if len(objects) == 1 and objects[0].keys() <= {"name", *_ARGUMENTS} else ""
 
 
 def _has_object(text: str) -> bool:
@@ -75,10 +93,11 @@ def _has_object(text: str) -> bool:
 
 def arguments_of(calls: object) -> str:
     """The arguments of the only call in a list of tool calls, or blocks that are one: some servers have a model give
-    the JSON that is asked for in this form. Empty where there is none, or more than one."""
-    called = [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-    function = called[0].get("function", called[0]) if len(called) == 1 else {}
-    given = next((function[name] for name in _ARGUMENTS if name in function), "") if isinstance(function, dict) else ""
+    the JSON that is asked for in this form. Empty where there is none, or where several differ."""
+    called = [call.get("function", call) for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    functions = [function for function in called if isinstance(function, dict)]
+    every = [next((function[name] for name in _ARGUMENTS if name in function), "") for function in functions]
+    given = every[0] if every and all(one == every[0] for one in every) else ""
     return given if isinstance(given, str) else json.dumps(given)
 
 

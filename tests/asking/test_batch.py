@@ -90,7 +90,7 @@ def test_what_fails_every_time_is_given_up_after_its_tries_and_asked_again_by_th
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_batches_are_split_at_the_providers_limits(provider: str, tmp_path: Path):
     with running() as at:
-        asked = questions(25, target(provider, at))
+        asked = questions(25, replace(target(provider, at), sampling={"max_tokens": 200}))
         client = batches(provider, at, BatchLimits(10, 10**6))
         assert ask_in_batches(asked, client, tmp_path)[0].asked == 25
         assert at.log()["batch"]["sizes"] == [10, 10, 5]

@@ -48,6 +48,11 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
         "<reply><why>THOUGHT</why>\n<json>ANSWER</json></reply>",
     ),
     "next_turn_begins": ("The marks of a next turn.", "ANSWER<|eot|><|begin_header|>assistant<|end_header|>\n\n"),
+    "call_in_the_text": (
+        "A tool call that the server has left in the text.",
+        '<tool_call>\n{"name": "answer", "arguments": ANSWER}\n</tool_call>',
+    ),
+    "call_in_a_tag_with_a_name": ("A call in a tag that names the tool.", "<function=answer>\nANSWER\n</function>"),
     "two_objects": ("Two answers: neither counts.", "DRAFT\nor rather\nANSWER"),
     "two_fences": ("Two answers in fences: neither counts.", "```json\nDRAFT\n```\n```json\nANSWER\n```"),
     "answer_in_a_list": ("A list of answers: none counts.", "[ANSWER]"),
@@ -196,6 +201,37 @@ def answer_in_a_function_call(call: Call) -> Response:
     return response
 
 
+def two_equal_tool_calls(call: Call) -> Response:
+    """The same call twice."""
+    response = answer_in_a_tool_call(call)
+    body = response.body
+    calls = body["choices"][0]["message"]["tool_calls"] if call.openai else body["content"]
+    calls.append(calls[0] | {"id": "2"})
+    return response
+
+
+def answer_in_a_parsed_field(call: Call) -> Response:
+    """The server has parsed the answer, and gives nothing else."""
+    reply = call.reply()
+    value = json.loads(call.protocol.text_of(reply))
+    if call.openai:
+        reply["choices"][0]["message"] |= {"content": None, "parsed": value}
+    else:
+        reply["content"] = [{"type": "json", "json": value}]
+    return Response(reply)
+
+
+def answer_in_parts_of_parts(call: Call) -> Response:
+    """The text of the answer's part is an object with a value."""
+    reply = call.reply()
+    part = {"type": "text", "text": {"value": call.protocol.text_of(reply), "annotations": []}}
+    if call.openai:
+        reply["choices"][0]["message"]["content"] = [part]
+    else:
+        reply["content"] = [part]
+    return Response(reply)
+
+
 def thought_in_parts_with_a_mark(call: Call) -> Response:
     """The thought is a part like the answer's, with a mark."""
     response = thought_in_parts(call)
@@ -285,6 +321,9 @@ HABITS: dict[str, Habit] = {
             answer_in_a_tool_call,
             words_beside_a_tool_call,
             answer_in_a_function_call,
+            two_equal_tool_calls,
+            answer_in_a_parsed_field,
+            answer_in_parts_of_parts,
             thought_in_parts_with_a_mark,
             answer_encoded_twice,
             stream_that_nobody_asked_for,
