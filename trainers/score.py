@@ -66,8 +66,7 @@ def score_dataset(
     version, opened = open_dataset(ref, store).version, Store(store) if store else Store.default()
     is_keyed = {"episode_id", "agent", "turn"} <= version.manifest.columns["rewards"].keys()
     with Ledger(ledger or opened.root / ".ledger") as kept:
-        found, _ = _scores(_blocks(rows), KeptScores(kept, model), display or Silent())
-    scores = np.concatenate(found)
+        scores = head_scores(rows, KeptScores(kept, model), display)
     if not is_keyed:
         keys = _keys((row.prompt, row.completion) for row in rows)
         rows = [
@@ -131,13 +130,20 @@ def judge_of(model: RewardModel) -> str:
     return f"rm:{model.identity}"
 
 
+def head_scores(rows: Sequence[DatasetRow], kept: KeptScores, display: Display | None = None) -> NDArray[np.float64]:
+    """[N, K] the scores of all rows by target, those that are kept and the model's."""
+    found, _ = _scores(_blocks(rows), kept, display or Silent())
+    return np.concatenate(found)
+
+
 class KeptScores:
     """A model's scores that a ledger has, under a key made of the model, what else its scores depend on, and the
-    dialogue. `model` is asked for others."""
+    dialogue. `model` is asked for others, which are kept too, but with `only_reads`."""
 
-    def __init__(self, ledger: Ledger, model: RewardModel) -> None:
+    def __init__(self, ledger: Ledger, model: RewardModel, *, only_reads: bool = False) -> None:
         self.model = model
         self._ledger, self._target = ledger, Target("reward-model", judge_of(model), sampling=model.conditions())
+        self._only_reads = only_reads
 
     def known(self, block: Block) -> NDArray[np.float64] | None:
         """[N, K] scores, if the ledger has those of every row."""
@@ -153,6 +159,8 @@ class KeptScores:
 
     def keep(self, block: Block, scores: NDArray[np.float64], seconds: float) -> None:
         """Keep the scores of a block, which took so long together."""
+        if self._only_reads:
+            return
         for row, heads in zip(block, scores.tolist(), strict=True):
             request = self._request(row)
             question, key = request.hashes

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sotopia_rl_data.cli import asking, console, replaying
+from sotopia_rl_data.cli import asking, console, replaying, unsure
 from sotopia_rl_data.cli.making import layout_of, parse_weights, template_option
 from sotopia_rl_data.errors import UsageError
 
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     help="A CSV of what to ask about: episode_id[,agent[,turn[,dimension]]].",
 )
 @replaying.replay_options
+@unsure.unsure_options
 @asking.models
 @asking.sampling(0)
 @template_option
@@ -99,6 +100,7 @@ def label(
       sotopia-rl-data label demo/episodes --judge gpt-4o --budget 5
       sotopia-rl-data label lab/calls --judge gpt-4o --weights csat=1
       sotopia-rl-data label demo/episodes --schema counterfactual --policy gpt-4o-mini --judge gpt-4o --budget 5
+      sotopia-rl-data label lab/more --where-unsure --reward-model runs/rm --judge gpt-4o --budget 5
     """
     from sotopia_rl_data.labelers.labelling import ask_label, estimate_label
     from sotopia_rl_data.labelers.labelling import label as run
@@ -107,12 +109,13 @@ def label(
     from sotopia_rl_data.shards import WHOLE
 
     replayed = replaying.take(options)
+    settings = unsure.take(options) if replayed is None else None
     if replayed is not None:
         replaying.label_by_replaying(store, episodes, replayed, options, as_json)
         return
     if asking.is_from_file("judges") and not schema(options["schema"]).needs_judge:
         options["judges"] = ()
-    shard = asking.shard_to_ask(options, options["dry_run"])
+    shard = None if settings else asking.shard_to_ask(options, options["dry_run"])
     ask_options, elicitation = asking.ask_options(options), asking.elicitation_of(options)
     layout_name, loaded_template = layout_of(layout, template)
     rewards = RewardSettings(
@@ -122,6 +125,9 @@ def label(
         layout=layout_name,
         template=loaded_template,
     )
+    if settings is not None:
+        unsure.label_where_unsure(store, episodes, settings, elicitation, rewards, options, ask_options, as_json)
+        return
     if options.pop("dry_run"):
         asking.dry_run(
             ask_options,

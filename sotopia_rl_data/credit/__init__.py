@@ -21,7 +21,9 @@ What does better than asking once:
     coalitions.py                       dialogues played anew with some of an agent's turns, for Shapley values
     crediting.py, replay_rows.py        either, judged through the ledger; what comes of it, as a version
     replay_estimate.py                  what it would ask and cost
-    unsure.py                           means when a judge is asked about some rows alone
+    unsure.py                           chances, and means, when a judge is asked about some rows alone
+    held_out.py, units.py               reward models that have not seen a row; what is asked together
+    where_unsure.py, unsure_rows.py     `label --where-unsure`, and the version that comes of it
 
 `truth` is the answer to what judges are asked, so nothing here hands it to one, but for the planted judges.
 """

@@ -27,6 +27,8 @@ Floats = NDArray[np.float64]
 LEAST = 0.25
 """A unit's chance is at least this part of an even share, whatever its uncertainty."""
 
+_BINS, _IN_BIN = 10, 40  # of units by prediction: at most so many bins, of at least so many units
+
 
 @dataclass(frozen=True, slots=True)
 class CorrectedMean:
@@ -39,28 +41,55 @@ class CorrectedMean:
     slope: float
 
 
-def chances(uncertainty: Floats, expected: float, cost: Floats | None = None, least: float = LEAST) -> Floats:
-    """The chance of each unit (N,), in (0, 1], with Σ chance · cost = `expected`: what is spent on average. `cost` (N,)
-    is above 0 and by default 1 for each, so that `expected` is how many are asked.
+def chances(
+    uncertainty: Floats,
+    expected: float,
+    *,
+    cost: Floats | None = None,
+    amounts: Floats | None = None,
+    least: float = LEAST,
+) -> Floats:
+    """The chance of each unit (N,), in (0, 1], with Σ chance · amount = `expected`. `amounts` (N,), by default 1 for
+    each, say what is counted: units, rows, or USD.
 
     A chance goes by uncertainty / √cost, which is best where `uncertainty` (N,), 0 or more, is the standard deviation
-    of the model's error (Zrnic and Candès 2024, equation 5; Särndal, Swensson and Wretman 1992, section 12.2); the part
-    `least` of the uncertainty is everybody's. Raises UsageError where nobody or more than all would be asked.
+    of the model's error, and asking costs `cost` (N,), above 0 (Zrnic and Candès 2024, equation 5; Särndal, Swensson
+    and Wretman 1992, section 12.2); the part `least` of the uncertainty is everybody's. So a lower `expected` lowers
+    every chance. Raises UsageError where nobody or more than all would be asked.
     """
-    price = np.ones(len(uncertainty)) if cost is None else cost
-    if not 0 < expected <= price.sum() * (1 + 1e-9):
-        raise UsageError(f"{expected:g} of {price.sum():g} cannot be asked.", "ask more than nothing and at most all")
-    if not (np.isfinite(uncertainty).all() and (uncertainty >= 0).all() and (price > 0).all() and 0 < least <= 1):
+    n = len(uncertainty)
+    counted = np.ones(n) if amounts is None else amounts
+    if not 0 < expected <= counted.sum() * (1 + 1e-9):
+        raise UsageError(f"{expected:g} of {counted.sum():g} cannot be asked.", "ask more than nothing and at most all")
+    if not (np.isfinite(uncertainty).all() and (uncertainty >= 0).all() and 0 < least <= 1):
         raise UsageError("An uncertainty is below 0 or not a number.", "give each an uncertainty of 0 or more")
     middle = float(uncertainty.mean())
-    weight = least + (1 - least) * (uncertainty / middle if middle > 0 else np.ones(len(uncertainty)))
-    weight = weight / np.sqrt(price)
+    weight = least + (1 - least) * (uncertainty / middle if middle > 0 else np.ones(n))
+    if cost is not None:
+        weight = weight / np.sqrt(cost)
     low, high = 0.0, 1.0 / float(weight.min())
-    for _ in range(100):  # what is spent rises with the factor, so it is found by halving
+    for _ in range(100):  # what is counted rises with the factor, so it is found by halving
         factor = (low + high) / 2
-        low, high = (factor, high) if np.minimum(factor * weight, 1.0) @ price < expected else (low, factor)
+        low, high = (factor, high) if np.minimum(factor * weight, 1.0) @ counted < expected else (low, factor)
     found: Floats = np.minimum(high * weight, 1.0)
     return found
+
+
+def errors_by_prediction(said: Floats, truth: Floats, code: NDArray[np.int64], at: Floats) -> Floats:
+    """(U,) how far off a model is that says `at` (U,) of a unit: the standard deviation of its error about the unit's
+    sum, over the root of the unit's rows. It is measured where the truth is known: `said` and `truth` (M,) are the
+    model's word and the judge's about rows that taught it nothing, `code` (M,) numbers their units. Units whose
+    predictions are alike are measured together. An error that a line from prediction to truth mends does not count."""
+    sizes = np.bincount(code)
+    slope, start = np.polyfit(said, truth, 1) if np.ptp(said) > 0 else (0.0, truth.mean())
+    errors = np.bincount(code, weights=truth - start - slope * said) / np.sqrt(sizes)
+    middle = np.bincount(code, weights=said) / sizes
+    bins = max(1, min(_BINS, len(sizes) // _IN_BIN))
+    edges = np.quantile(middle, np.linspace(0, 1, bins + 1)[1:-1])
+    place = np.searchsorted(edges, middle)
+    counts = np.maximum(np.bincount(place, minlength=bins), 1)
+    spread: Floats = np.sqrt(np.bincount(place, weights=errors**2, minlength=bins) / counts)
+    return spread[np.searchsorted(edges, at)]
 
 
 @dataclass(frozen=True, slots=True)

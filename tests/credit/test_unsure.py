@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sotopia_rl_data.credit.unsure import LEAST, AskedRows, chances
+from sotopia_rl_data.credit.unsure import LEAST, AskedRows, chances, errors_by_prediction
 from sotopia_rl_data.errors import UsageError
 
 
@@ -23,9 +23,23 @@ def test_chances_sum_to_what_is_asked_and_rise_with_uncertainty():
 
 def test_chances_go_by_what_a_unit_costs():
     cost = np.array([1.0, 4.0])
-    found = chances(np.ones(2), 2.0, cost)
+    found = chances(np.ones(2), 2.0, cost=cost, amounts=cost)
     assert found @ cost == pytest.approx(2.0)
     assert found[0] == pytest.approx(2 * found[1])  # four times as dear, half as often
+
+
+def test_errors_are_measured_among_units_of_which_the_model_says_alike():
+    rng = np.random.default_rng(5)
+    said = rng.uniform(0, 1, 4_000)
+    truth = 3 * said + 7 + np.where(said < 0.5, 0.1, 0.4) * rng.normal(size=4_000)
+    found = errors_by_prediction(said, truth, np.arange(4_000), np.array([0.05, 0.25, 0.75, 0.95]))
+    assert found == pytest.approx([0.1, 0.1, 0.4, 0.4], rel=0.1)
+    # two rows a unit: independent errors count as those of one row, errors in common for more
+    units, common = np.arange(4_000) // 2, np.repeat(rng.normal(size=2_000), 2)
+    assert errors_by_prediction(np.zeros(4_000), rng.normal(size=4_000), units, np.zeros(1)) == pytest.approx(
+        1, rel=0.1
+    )
+    assert errors_by_prediction(np.zeros(4_000), common, units, np.zeros(1)) == pytest.approx(2**0.5, rel=0.1)
 
 
 def test_a_mean_by_hand():
