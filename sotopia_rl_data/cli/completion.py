@@ -9,6 +9,8 @@ import click
 from click.shell_completion import (
     BashComplete,
     CompletionItem,
+    FishComplete,
+    ZshComplete,
     add_completion_class,
     get_completion_class,
     split_arg_string,
@@ -67,3 +69,29 @@ class WholeWordsBash(BashComplete):
         start = self._word.find("=") + 1 if self._word.startswith("-") else 0  # click leaves `--option=` out itself
         item.value = str(item.value).removeprefix(self._word[start:kept])
         return super().format_completion(item)
+
+
+@add_completion_class
+class OptionValuesZsh(ZshComplete):
+    """zsh puts a completion in the place of the whole word, also where that is `--option=value`."""
+
+    source_template = ZshComplete.source_template.replace(
+        "    for type key descr",
+        '    local option="${${(M)PREFIX:#-*=*}%%=*}"\n'
+        "    option=${option:+$option=}\n"
+        "    compset -P '-*='  # for files; what is not a file is added as it is\n\n    for type key descr",
+    ).replace('[[ "$type" == "plain" ]]; then\n', '[[ "$type" == "plain" ]]; then\n            key="$option$key"\n')
+
+
+@add_completion_class
+class OptionValuesFish(FishComplete):
+    """So does fish; and what follows a comma in a description is a part of it."""
+
+    source_template = (
+        FishComplete.source_template.replace("string split ", "string split --max 1 ")
+        .replace(
+            "    for completion",
+            "    set -l option (string match -r '^-[^=]*=' -- (commandline -t));\n\n    for completion",
+        )
+        .replace("$metadata[2];", "$metadata[2] | string replace -r '^' -- \"$option\";")
+    )
