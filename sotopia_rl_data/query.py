@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import datasets
     import polars as pl
 
+Tables = Mapping[str, Mapping[str, list[Path]]]
+"""Tables by name: the Parquet files of each split."""
 MEMORY_LIMIT = "2GB"
 _TEMPORARY_LIMIT = "32GB"
 TIME_LIMIT = 300.0  # seconds of one query
@@ -46,33 +48,42 @@ _COMPUTING = (
 
 
 def connect(
-    version: Version, memory_limit: str = MEMORY_LIMIT, threads: int | None = None, with_places: bool = False
+    version: Version,
+    memory_limit: str = MEMORY_LIMIT,
+    threads: int | None = None,
+    with_places: bool = False,
+    more: Tables | None = None,
 ) -> duckdb.DuckDBPyConnection:
-    """A locked connection with one view for each config; `split` is the last column of each. `with_places`, a row also
-    says where it lies: its file as `filename`, and its number in that file as `file_row_number`.
+    """A locked connection with one view for each config, and for each table in `more`; `split` is the last column of
+    each. `with_places`, a row also says where it lies: its file as `filename`, and its number in that file as
+    `file_row_number`.
 
     Close it, or use it in a `with`. Raises StoreError where a file of the version is gone.
     """
     files = {config: version.files(config) for config in version.manifest.configs}
-    return lock(unlocked(memory_limit, threads), files, version.ref, with_places)
+    return lock(unlocked(memory_limit, threads), files | dict(more or {}), version.ref, with_places)
 
 
-def sql(version: Version, text: str, seconds: float = TIME_LIMIT) -> pa.Table:
+def sql(version: Version, text: str, seconds: float = TIME_LIMIT, more: Tables | None = None) -> pa.Table:
     """The rows of one SELECT over the version's configs, in memory. Raises QueryError with what is wrong with it."""
-    with stream(version, text, seconds) as reader:
+    with stream(version, text, seconds, more=more) as reader:
         return reader.read_all()
 
 
 @contextmanager
 def stream(
-    version: Version, text: str, seconds: float = TIME_LIMIT, with_places: bool = False
+    version: Version,
+    text: str,
+    seconds: float = TIME_LIMIT,
+    with_places: bool = False,
+    more: Tables | None = None,
 ) -> Iterator[pa.RecordBatchReader]:
     """The rows of one SELECT, batch by batch; whole numbers are at most 64 bits and decimals are doubles. `with_places`
-    is as in `connect`.
+    and `more` are as in `connect`.
 
     Raises QueryError, also while the batches are read, and where they take longer than `seconds`.
     """
-    with connect(version, with_places=with_places) as connection, time_limit(connection, seconds):
+    with connect(version, with_places=with_places, more=more) as connection, time_limit(connection, seconds):
         try:
             check_select(connection, text, f"SELECT * FROM {next(iter(version.manifest.configs))} LIMIT 10")
             reader = connection.sql(text).to_arrow_reader(8192)
@@ -273,7 +284,7 @@ def unlocked(memory_limit: str = MEMORY_LIMIT, threads: int | None = None) -> du
 
 def lock(
     connection: duckdb.DuckDBPyConnection,
-    views: Mapping[str, Mapping[str, list[Path]]],
+    views: Tables,
     ref: str,
     with_places: bool = False,
 ) -> duckdb.DuckDBPyConnection:

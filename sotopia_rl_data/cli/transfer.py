@@ -324,6 +324,12 @@ def _show_import(report: ImportReport) -> None:
     metavar="REWARD",
     help="trl-kto: completions with a higher reward are desirable. Default: the median.",
 )
+@click.option(
+    "--ledger",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="trl-preference: where the drafts of best-of-N are.  [default: STORE/.ledger]",
+)
 @console.store_option
 @console.json_option
 def export(
@@ -333,6 +339,7 @@ def export(
     evaluator: str | None,
     where: str | None,
     threshold: float | None,
+    ledger: Path | None,
     store: Store,
     as_json: bool,
 ) -> None:
@@ -345,9 +352,10 @@ def export(
     convokit: a corpus of ConvoKit, with the rewards of a labelled version as `meta` of its utterances.
 
     For trainers, a file for each split. trl-sft: prompt and completion of each utterance. trl-preference: the best and
-    the worst completion of each prompt that has several. trl-kto: completions with a label. openai, sharegpt: each
-    agent's part of an episode as one chat. verl: prompts, with the scene and the reward in extra_info, in Parquet.
-    openrlhf: prompt, response and reward. A missing reward is left out or NULL, never 0.
+    the worst completion of each prompt that has several, the drafts of `rollout --best-of` among them. trl-kto:
+    completions with a label. openai, sharegpt: each agent's part of an episode as one chat. verl: prompts, with the
+    scene and the reward in extra_info, in Parquet. openrlhf: prompt, response and reward. A missing reward is left out
+    or NULL, never 0.
 
     \b
     Examples:
@@ -364,6 +372,7 @@ def export(
         ("--evaluator", evaluator, fmt == "sotopia"),
         ("--where", where, fmt not in _EPISODES),
         ("--threshold", threshold, fmt == "trl-kto"),
+        ("--ledger", ledger, fmt == "trl-preference"),
     ):
         if value is not None and not fits:
             raise UsageError(f"{option} has no meaning for --to {fmt}.", f"leave {option} out")
@@ -377,7 +386,15 @@ def export(
 
     if fmt not in _EPISODES:
         with console.progress(f"export to {fmt}", "row") as advance:
-            written = export_training(version, fmt, output, where=where, threshold=threshold, progress=count)
+            written = export_training(
+                version,
+                fmt,
+                output,
+                where=where,
+                threshold=threshold,
+                ledger=ledger or store.root / ".ledger",
+                progress=count,
+            )
         _show_rows(written, as_json)
         return
     if fmt == "convokit":

@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sotopia_rl_data.errors import InputError, NotFound, UsageError
+from sotopia_rl_data.exporters.drafts import WITH_DRAFTS, Drafts, write_drafts
 from sotopia_rl_data.exporters.exporting import written_beside
-from sotopia_rl_data.query import sql, stream
+from sotopia_rl_data.query import Tables, sql, stream
 from sotopia_rl_data.schema import SPLITS
 from sotopia_rl_data.store import Version
 from sotopia_rl_data.tables import MESSAGES
@@ -35,6 +37,7 @@ NO_PAIR = "in no pair: the only completion of its prompt, one between best and w
 PAIRS_FROM = (
     "play each scene several times and label that (rollout --repeat 8), or import rows of prompt, chosen and rejected"
 )
+_NO_TEXT = "a draft whose text is not in the ledger"
 _SPEAKERS = {"user": "human", "assistant": "gpt"}  # as ShareGPT calls the roles
 
 
@@ -86,13 +89,16 @@ def export_training(
     *,
     where: str | None = None,
     threshold: float | None = None,
+    ledger: Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> TrainingReport:
     """Write `version` for the program that `fmt`, a key of FORMATS, names into `directory`, which must not exist or be
     empty.
 
     `where` is an SQL condition on the rows of the format's config. `threshold` is for `trl-kto` (None: the median of
-    the rewards that are exported). `progress(n)` is called after each n rows. Raises NotFound where the version lacks
+    the rewards that are exported). `ledger` is the folder of raw answers that has the drafts of best-of-N: with it,
+    `trl-preference` takes all drafts of an utterance instead of the one that was kept. `progress(n)` is called after
+    each n rows. Raises NotFound where the version lacks
     the config, QueryError where `where` is wrong, InputError where no row is left, UsageError, StoreError; after an
     error `directory` is unchanged.
     """
@@ -102,20 +108,27 @@ def export_training(
     listed = version.manifest.configs.get(form.config)
     if listed is None:
         raise NotFound(f"{version.ref} has no {form.config} to export.", _makes_rewards(version))
-    chosen = f"SELECT * FROM {form.config} WHERE ({where or 'true'}\n)"
-    rows = f"SELECT * FROM ({chosen}) WHERE reward IS NOT NULL" if form.rewarded else chosen
-    found = _count(version, chosen)
-    kept = _count(version, rows) if form.rewarded else found
-    if not kept:
-        raise _nothing(version, fmt, found, kept)
-    if form.labelled and threshold is None:
-        threshold = sql(version, f"SELECT median(reward) FROM ({rows})", _SECONDS).column(0)[0].as_py()
-    counts: Counter[str] = Counter()
-    with written_beside(directory) as beside, ExitStack() as files:
+    with ExitStack() as opened:
+        drafts = Drafts({}, 0)
+        if form.pairs and ledger is not None:
+            scratch = Path(opened.enter_context(TemporaryDirectory(prefix="sotopia-rl-data-")))
+            drafts = write_drafts(version, ledger, scratch, _SECONDS)
+        every = f"FROM {WITH_DRAFTS if drafts.files else form.config}"
+        source = _Source(version, {"drafts": drafts.files} if drafts.files else {})
+        chosen = f"SELECT * {every} WHERE ({where or 'true'}\n)"
+        rows = f"SELECT * FROM ({chosen}) WHERE reward IS NOT NULL" if form.rewarded else chosen
+        found = source.count(chosen)
+        kept = source.count(rows) if form.rewarded else found
+        if not kept:
+            raise _nothing(version, fmt, found, kept, drafts.without_text)
+        if form.labelled and threshold is None:
+            threshold = source.first(f"SELECT median(reward) FROM ({rows})")
+        counts: Counter[str] = Counter()
+        beside = opened.enter_context(written_beside(directory))
+        files = opened.enter_context(ExitStack())
         writers: dict[str, _RowFile] = {}
-        source = f"({_with_scenes(version, rows) if form.scenes else rows})"
-        select = form.select.format(rows=source, threshold=threshold)
-        for split, batch in _batches(version, select):
+        with_scenes = f"({_with_scenes(version, rows) if form.scenes else rows})"
+        for split, batch in source.batches(form.select.format(rows=with_scenes, threshold=threshold)):
             if split not in writers:
                 writers[split] = files.enter_context(_RowFile(beside, split, form.schema))
             writers[split].write([form.row(row) for row in batch])
@@ -123,12 +136,13 @@ def export_training(
             if progress is not None:
                 progress(len(batch))
         if not counts:
-            raise _nothing(version, fmt, found, kept)
-    left_out = {
-        "the condition does not hold": sum(split.rows for split in listed.values()) - found,
-        "no reward": found - kept,
-        NO_PAIR: kept - 2 * counts.total() if form.pairs else 0,
-    }
+            raise _nothing(version, fmt, found, kept, drafts.without_text)
+        left_out = {
+            "the condition does not hold": source.count(f"SELECT * {every}") - found,
+            "no reward": found - kept,
+            NO_PAIR: kept - 2 * counts.total() if form.pairs else 0,
+            _NO_TEXT: drafts.without_text,
+        }
     return TrainingReport(
         version.ref, str(directory), dict(counts), {why: n for why, n in left_out.items() if n}, threshold
     )
@@ -143,8 +157,28 @@ def _with_scenes(version: Version, rows: str) -> str:
     return f"SELECT * FROM ({named}) LEFT JOIN ({scenes}) USING (episode_id) ORDER BY index"
 
 
-def _count(version: Version, select: str) -> int:
-    return int(sql(version, f"SELECT count(*) FROM ({select})", _SECONDS).column(0)[0].as_py())
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A version, with `more` tables beside its configs."""
+
+    version: Version
+    more: Tables
+
+    def first(self, select: str) -> Any:
+        """The value in the first row of a SELECT."""
+        return sql(self.version, select, _SECONDS, self.more).column(0)[0].as_py()
+
+    def count(self, select: str) -> int:
+        """How many rows a SELECT has."""
+        return int(self.first(f"SELECT count(*) FROM ({select})"))
+
+    def batches(self, select: str) -> Iterator[tuple[str, list[Row]]]:
+        """The rows of a SELECT, which come split after split, some at a time."""
+        with stream(self.version, select, _SECONDS, more=self.more) as reader:
+            for batch in reader:
+                for start in range(0, batch.num_rows, _ROWS):
+                    for split, rows in groupby(batch.slice(start, _ROWS).to_pylist(), key=itemgetter("split")):
+                        yield split, list(rows)
 
 
 def _makes_rewards(version: Version) -> str:
@@ -157,22 +191,15 @@ def _makes_rewards(version: Version) -> str:
     return f"label it first: sotopia-rl-data label {version.name} --judge gpt-4o"
 
 
-def _nothing(version: Version, fmt: str, found: int, kept: int) -> InputError:
+def _nothing(version: Version, fmt: str, found: int, kept: int, without_text: int) -> InputError:
     hint = f"it has no prompt with several completions of different rewards: {PAIRS_FROM}"
     if not found:
         hint = "write a condition that holds for some rows"
     elif not kept:
         hint = "label the dataset first: none of these rows has a reward"
+    if without_text:
+        hint = "name the ledger of the store where its drafts were drawn: --ledger DIR"
     return InputError(f"No row of {version.ref} can be exported to {fmt}.", hint)
-
-
-def _batches(version: Version, select: str) -> Iterator[tuple[str, list[Row]]]:
-    """The rows of a SELECT, which come split after split, some at a time."""
-    with stream(version, select, _SECONDS) as reader:
-        for batch in reader:
-            for start in range(0, batch.num_rows, _ROWS):
-                for split, rows in groupby(batch.slice(start, _ROWS).to_pylist(), key=itemgetter("split")):
-                    yield split, list(rows)
 
 
 class _RowFile:
