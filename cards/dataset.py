@@ -28,8 +28,9 @@ _NO_LIMITS = "None that its numbers show."
 _TAGS = ("sotopia", "sotopia-rl", "social-intelligence", "dialogue", "credit-assignment", "llm-as-a-judge")
 
 
-def dataset_card(version: Version, repo: str | None = None) -> Card:
-    """The card of `version`, as the dataset `repo` (None: its own name). Reads all of its rows."""
+def dataset_card(version: Version, repo: str | None = None, *, credit: str = "") -> Card:
+    """The card of `version`, as the dataset `repo` (None: its own name). Reads all of its rows. `credit` is a section
+    in Markdown that says how right its credit is, if that is known."""
     figures = numbers(version)
     manifest = replace(version.manifest, provenance=without_paths(dict(version.manifest.provenance)))
     name = repo or manifest.name
@@ -44,7 +45,7 @@ def dataset_card(version: Version, repo: str | None = None) -> Card:
     title = words[:1].upper() + words[1:]
     return Card(
         machine=readme.machine(manifest.configs, infos),
-        block=_block(manifest, figures, name, title),
+        block=_block(manifest, figures, name, title, credit),
         front=_front(manifest, title),
         prose=fill(
             "dataset/prose.md", {"title": plain(title), "summary": _summary(manifest, figures), "block": BLOCK_HERE}
@@ -97,7 +98,7 @@ def _summary(manifest: Manifest, figures: Numbers) -> str:
     return f"{dialogues} between agents with goals of their own, and for each of their utterances a reward: {what}."
 
 
-def _block(manifest: Manifest, figures: Numbers, name: str, title: str) -> str:
+def _block(manifest: Manifest, figures: Numbers, name: str, title: str, credit: str) -> str:
     configs = readme.data_files(manifest.configs)
     default = next(config["config_name"] for config in configs if config.get("default"))
     pinned, split = f"datasets/{name}@{manifest.version}", next(iter(manifest.configs[default]))
@@ -129,6 +130,7 @@ def _block(manifest: Manifest, figures: Numbers, name: str, title: str) -> str:
             "provenance": provenance(manifest),
             "statistics": "\n\n".join(_statistics(figures)),
             "agreement": _agreement(figures),
+            "credit": credit,
             "limits": "\n".join(f"- {limit}" for limit in _limits(manifest, figures)) or _NO_LIMITS,
             "citation": _citation(manifest, name, title),
             "papers": (TEMPLATES / "dataset/papers.bib").read_text("utf-8").strip(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -77,6 +78,8 @@ def credit_games(count: int, seed: int, out: str | None, version: str | None, st
 @asking.costs("these labels")
 @asking.again
 @asking.kept
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with plots.")
+@click.option("--checklist", is_flag=True, help="Print what a report should say, filled in, as Markdown.")
 @console.wide_option
 @console.store_option
 @console.json_option
@@ -93,8 +96,11 @@ def credit_bench(games: str | None, count: int, wide: bool, store: Store, as_jso
       sotopia-rl-data credit bench --planted all --schema direct --schema utterance-quality
       sotopia-rl-data credit bench credit/games --judge gpt-4o --schema direct --budget 2
       sotopia-rl-data credit bench credit/games --labels credit/games-scored --json
+      sotopia-rl-data credit bench credit/games --labels credit/games-direct --html bench.html --checklist
     """
     from sotopia_rl_data.credit.bench import bench, check_bench, default_schemas
+    from sotopia_rl_data.credit.bench_page import write_bench
+    from sotopia_rl_data.credit.checklist import checklist, markdown
     from sotopia_rl_data.credit.labelling import estimate_games, label_games, loopback_labels
     from sotopia_rl_data.credit.making import make_games
     from sotopia_rl_data.credit.planted import PLANTED
@@ -128,11 +134,20 @@ def credit_bench(games: str | None, count: int, wide: bool, store: Store, as_jso
             labels += label_games(store, version, judges, asked, watched, sampling)
     with ExitStack() as stack:
         made_up = stack.enter_context(loopback_labels(version, asked)) if loopback else []
-        measured = bench(version, [*labels, *made_up], planted, schemas, resamples=options["resamples"], seed=seed)
+        labels += made_up
+        measured = bench(version, labels, planted, schemas, resamples=options["resamples"], seed=seed)
+        points = checklist(measured, version, labels)
+    html: Path | None = options["html"]
+    if html is not None:
+        write_bench(measured, points, html)
     if as_json:
-        console.emit_json(measured.as_dict())
-    else:
-        _show_bench(measured, wide)
+        console.emit_json(measured.as_dict() | {"checklist": [point._asdict() for point in points]})
+        return
+    _show_bench(measured, wide)
+    if options["checklist"]:
+        click.echo(f"\n{markdown(points)}")
+    if html is not None:
+        console.note(f"written: {html}")
 
 
 _MOST_LINES = 40

@@ -50,11 +50,12 @@ def card(ref: str, output: Path | None, write: bool, repo: str | None, store: St
       sotopia-rl-data card demo/episodes-rewards --write
     """
     from sotopia_rl_data.cards.dataset import dataset_card
+    from sotopia_rl_data.credit.bench_card import credit_section
     from sotopia_rl_data.store import readme
     from sotopia_rl_data.store.disk import storing
 
     version = resolve(store, ref)
-    new_card = dataset_card(version, repo)
+    new_card = dataset_card(version, repo, credit=credit_section(store, version))
     text = readme.merge(new_card, readme.read(version.dir))
     folders = [] if output is None else [output]
     if write:
@@ -155,6 +156,7 @@ def push_to_hub(
       sotopia-rl-data push-to-hub demo/episodes-rewards --repo my-org/sotopia-rewards --message "First labels"
     """
     from sotopia_rl_data.cards.dataset import dataset_card
+    from sotopia_rl_data.credit.bench_card import credit_section
     from sotopia_rl_data.hub.client import Hub, quiet
     from sotopia_rl_data.hub.push import PushOptions, push
 
@@ -172,7 +174,8 @@ def push_to_hub(
                 "only where you may; `import --pseudonymise` replaces the names"
             )
         advance = stack.enter_context(_steps())
-        pushed = push(version, dataset_card(version, target), hub, target, options, advance)
+        new_card = dataset_card(version, target, credit=credit_section(store, version))
+        pushed = push(version, new_card, hub, target, options, advance)
     for warning in pushed.warnings:
         console.warn(warning)
     if as_json:

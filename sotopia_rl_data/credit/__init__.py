@@ -10,9 +10,11 @@ What is known of a game, from the rules to the dataset:
 
 What is measured by it:
 
-    truth.py, measuring.py      the truth laid out; how near a method's credit comes to it
-    planted.py, bench.py        judges with known faults; every schema × rule × judge measured
-    labelling.py                judges asked about known games
+    truth.py, measuring.py          the truth laid out; how near a method's credit comes to it
+    planted.py, bench.py            judges with known faults; every schema × rule × judge measured
+    labelling.py                    judges asked about known games
+    checklist.py                    what a report should say, filled in
+    bench_page.py, bench_card.py    the bench as a page, and as a section of a card
 
 What does better than asking once:
 

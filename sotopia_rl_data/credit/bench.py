@@ -82,7 +82,7 @@ class BenchLine:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """All lines, the best tau first. `games` and `labels` are references of versions."""
+    """All lines, the best tau first. `games` and `labels` are references of versions, `planted` the planted judges."""
 
     games: str
     labels: tuple[str, ...]
@@ -91,12 +91,12 @@ class Bench:
     lines: tuple[BenchLine, ...]
     resamples: int
     seed: int
+    planted: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        known = {
-            name: getattr(self, name) for name in ("games", "labels", "episodes", "utterances", "resamples", "seed")
-        }
+        names = ("games", "labels", "episodes", "utterances", "resamples", "seed", "planted")
+        known = {name: getattr(self, name) for name in names}
         return known | {"lines": [line.as_dict() for line in self.lines]}
 
 
@@ -113,7 +113,7 @@ def bench(
     judge, and these `planted` judges under these `schemas` (None: those of the labels; of none, all that are built in).
 
     Calls no model. Raises UsageError where `games` has no truth, InputError where labels are of other episodes."""
-    truth = truth_of(games)
+    truth, planted = truth_of(games), list(planted)
     held = [(label, _judged(games, label)) for label in labels]
     found = {schema for _, judged in held for schema, *_ in judged if schema != REWARD_MODEL}
     asked = list(dict.fromkeys(schemas if schemas is not None else sorted(found) or default_schemas()))
@@ -138,7 +138,8 @@ def bench(
     known = [_with_ceiling(line, ceilings.get((line.method.schema, line.method.rule))) for line in lines]
     known.sort(key=lambda line: -2.0 if line.nearness.tau.value is None else line.nearness.tau.value, reverse=True)
     episodes = int(truth.episode.max()) + 1
-    return Bench(games.ref, tuple(label.ref for label in labels), episodes, len(truth), tuple(known), resamples, seed)
+    refs, faulty = tuple(label.ref for label in labels), tuple(dict.fromkeys(planted))
+    return Bench(games.ref, refs, episodes, len(truth), tuple(known), resamples, seed, faulty)
 
 
 def check_bench(games: Version, labels: Sequence[Version], planted: Iterable[str], schemas: Iterable[str]) -> None:
@@ -194,11 +195,14 @@ def _methods(
 ) -> Iterator[tuple[CreditMethod, Floats]]:
     """Every schema × rule × judge of these attributions with its credit, samples averaged."""
     paths = [path for of_split in files.values() for path in of_split]
-    held = distinct(paths, ("schema", "measure", "judge"))
-    for name, measure, judge in sorted(held):
+    held = distinct(paths, ("schema", "measure", "judge", "dimension"))
+    for name, measure, judge in sorted({of[:3] for of in held}):
         calls, usd = (costs or {}).get(judge, (None, None))
         if name == REWARD_MODEL:
-            yield CreditMethod(name, AS_SCORED, judge, calls, usd), _scores(games, files, truth, judge)
+            targets = sorted({of[3] for of in held if of[:3] == (name, measure, judge)})
+            for target in targets:
+                scored = AS_SCORED if len(targets) == 1 else f"{AS_SCORED}: {target}"
+                yield CreditMethod(name, scored, judge, calls, usd), _scores(files, truth, judge, target)
             continue
         for rule in RULES.values():
             if rule.measure is not None and rule.over([measure]).measure == measure:
@@ -225,17 +229,17 @@ def _credit(recipe: Recipe, games: Version, attributions: Files, truth: Truth) -
     return credit
 
 
-def _scores(games: Version, files: Files, truth: Truth, judge: str) -> Floats:
+def _scores(files: Files, truth: Truth, judge: str, target: str) -> Floats:
     """A reward model's scores, as it gave them."""
     import pyarrow.parquet as pq
 
-    columns = ["episode_id", "agent", "turn", "schema", "judge", "raw"]
+    columns = ["episode_id", "agent", "turn", "schema", "judge", "dimension", "raw"]
     given = {
         (row["episode_id"], row["agent"], row["turn"]): row["raw"]
         for paths in files.values()
         for path in paths
         for row in pq.read_table(path, columns=columns).to_pylist()
-        if (row["schema"], row["judge"]) == (REWARD_MODEL, judge)
+        if (row["schema"], row["judge"], row["dimension"]) == (REWARD_MODEL, judge, target)
     }
     return np.array([given.get(key, np.nan) for key in truth.keys])
 

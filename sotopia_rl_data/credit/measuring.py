@@ -21,7 +21,7 @@ import numpy as np
 
 from sotopia_rl_data.credit.making import TINY
 from sotopia_rl_data.credit.truth import Flags, Floats, Ints, Truth
-from sotopia_rl_data.statistics import calibration_error, percentile_interval, resampled
+from sotopia_rl_data.statistics import calibration_bins, percentile_interval, resampled
 
 LEANS = ("position", "length", "politeness")
 LEANING = 0.2
@@ -40,7 +40,8 @@ class Measured:
 @dataclass(frozen=True, slots=True)
 class Nearness:
     """The figures of a method. `groups` were compared; `constant` were left out, since all their turns are worth the
-    same; in `silent` ones the method gives every turn the same, so that they have no tau. `answered` counts turns."""
+    same; in `silent` ones the method gives every turn the same, so that they have no tau. `answered` counts turns.
+    `sizes` are the bins of the calibration: the mean size of the credit in points, the mean true size, the turns."""
 
     tau: Measured
     hit: Measured
@@ -52,6 +53,7 @@ class Nearness:
     constant: int
     silent: int
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
+    sizes: tuple[tuple[float, float, int], ...] = ()
 
     @property
     def leans_on(self) -> str:
@@ -82,7 +84,7 @@ def nearness(truth: Truth, credit: Floats, *, resamples: int = 1000, seed: int =
     right = (np.sign(np.where(np.abs(mine) > TINY, mine, 0.0)) == np.sign(true)).astype(float)
     interval = _Intervals(int(truth.episode.max()) + 1, resamples, seed)
     z_mine, z_true = _standardised(mine, group), _standardised(true, group)
-    error = z_mine - z_true
+    error, sizes = z_mine - z_true, _sizes(mine, true)
     features = {
         "position": _position(group),
         "length": truth.words[rows],
@@ -92,13 +94,14 @@ def nearness(truth: Truth, credit: Floats, *, resamples: int = 1000, seed: int =
         tau=interval.mean(taus, of_group, ~np.isnan(taus)),
         hit=interval.mean(hits, of_group, np.isfinite(hits)),
         sign=interval.mean(right, episode, signed),
-        calibration=_calibration(mine, true),
+        calibration=sum(abs(told - came) * n for told, came, n in sizes) / len(rows) if sizes else None,
         leans={name: interval.correlation(error, _standardised(of, group), episode) for name, of in features.items()},
         answered=int(told.sum()),
         groups=count,
         constant=int(len(np.unique(truth.group[told])) - count),
         silent=int(np.isnan(taus).sum()),
         errors=_errors(np.abs(error), features, [truth.wording[row] for row in rows]),
+        sizes=sizes,
     )
 
 
@@ -139,10 +142,11 @@ def _hits(mine: Floats, pivotal: Flags, group: Ints, count: int) -> Floats:
     return np.where(known, hit / np.maximum(chosen, 1), np.nan)
 
 
-def _calibration(mine: Floats, true: Floats) -> float | None:
+def _sizes(mine: Floats, true: Floats) -> tuple[tuple[float, float, int], ...]:
     size, square = np.abs(mine), float((mine**2).sum())
     scale = float((size * np.abs(true)).sum()) / square if square > 0 else 0.0
-    return calibration_error(scale * size, np.abs(true))
+    bins = calibration_bins(scale * size, np.abs(true))
+    return tuple((float(told), float(came), int(n)) for told, came, n in zip(*bins, strict=True))
 
 
 def _standardised(values: Floats, group: Ints) -> Floats:

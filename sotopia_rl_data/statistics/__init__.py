@@ -18,6 +18,7 @@ for `krippendorff_alpha`, which is made for them. docs/trust.md has every formul
 
 from sotopia_rl_data.statistics.columns import (
     Floats,
+    calibration_bins,
     calibration_error,
     kendall,
     mean_absolute_error,
@@ -50,6 +51,7 @@ __all__ = [
     "TTest",
     "benjamini_hochberg",
     "bootstrap_interval",
+    "calibration_bins",
     "calibration_error",
     "draws",
     "holm",

@@ -78,13 +78,22 @@ def calibration_error(
 
     Equal predictions share a bin. After Naeini et al. 2015 (AAAI), with bins of equal mass.
     """
+    told, came, weight = calibration_bins(predicted, actual, weights, bins)
+    total = float(np.sum(weight))
+    return float(np.sum(np.abs(told - came) * weight) / total) if total > 0 else None
+
+
+def calibration_bins(
+    predicted: ArrayLike, actual: ArrayLike, weights: ArrayLike | None = None, bins: int = 10
+) -> tuple[Floats, Floats, Floats]:
+    """What a calibration curve shows: of each bin of `calibration_error` that has rows, the mean predicted, the mean
+    actual, and the weight."""
     x, y, w = columns(predicted, actual, weights)
-    if not np.sum(w) > 0:
-        return None
-    middle = (ranks(x, w) - 0.5) / np.sum(w)
+    middle = (ranks(x, w) - 0.5) / max(float(np.sum(w)), 1e-300)
     which = np.clip((middle * bins).astype(np.intp), 0, bins - 1)
-    gap = np.abs(np.bincount(which, weights=w * (x - y), minlength=bins))
-    return float(np.sum(gap) / np.sum(w))
+    sums: Floats = np.array([np.bincount(which, weights=each, minlength=bins) for each in (w, w * x, w * y)])
+    weight, told, came = sums[:, sums[0] > 0]
+    return told / weight, came / weight, weight
 
 
 def pearson(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None) -> float | None:

@@ -65,7 +65,7 @@ function heatmap(names, cell, { low = -1, high = 1, label = '' } = {}) {
 }
 
 // Lines with a band around each: series of { name, colour, strong, points: [{ x, y, low, high, n }] }.
-function curves(series, { xLabel = '', label = '' } = {}) {
+function curves(series, { xLabel = '', label = '', unit = 'episodes' } = {}) {
   const { height, left, right, top, bottom } = WIDE;
   const width = fitting(WIDE.width);
   const all = series.flatMap((one) => one.points);
@@ -82,7 +82,7 @@ function curves(series, { xLabel = '', label = '' } = {}) {
     return svg('g', {},
       svg('path', { d: `${path(one.points, 'high')}${back}Z`, fill: one.colour, opacity: one.strong ? 0.16 : 0.09 }),
       svg('path', { d: path(one.points, 'y'), fill: 'none', stroke: one.colour, 'stroke-width': one.strong ? 3 : 1.7, 'stroke-linejoin': 'round' }),
-      one.points.map((p) => svg('circle', { cx: x(p.x), cy: y(p.y), r: one.strong ? 3.2 : 2.2, fill: one.colour, tip: `${one.name}, ${xLabel} ${p.x}\n${short(p.y)} (${short(p.low, 2)} to ${short(p.high, 2)})\n${whole(p.n)} episodes` })));
+      one.points.map((p) => svg('circle', { cx: x(p.x), cy: y(p.y), r: one.strong ? 3.2 : 2.2, fill: one.colour, tip: `${one.name}, ${xLabel} ${p.x}\n${short(p.y)} (${short(p.low, 2)} to ${short(p.high, 2)})\n${whole(p.n)} ${unit}` })));
   });
   return svg('svg', { viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': label },
     ticks(low, high, 5).map((t) => [

@@ -8,17 +8,6 @@ const COUNT = U.text.length;
 const ROWS = E.id.map(() => []);
 for (let i = 0; i < COUNT; i += 1) ROWS[U.episode[i]].push(i);
 
-function extent(values) {
-  let low = Infinity;
-  let high = -Infinity;
-  for (const value of values) {
-    if (!isNumber(value)) continue;
-    if (value < low) low = value;
-    if (value > high) high = value;
-  }
-  return low > high ? [0, 1] : [low, high];
-}
-
 const REWARDS = extent(U.reward);
 const DISAGREEMENT = extent([0, ...U.disagreement]);
 const LENGTH = U.text.map((text) => (text.match(/\S+/g) || []).length);

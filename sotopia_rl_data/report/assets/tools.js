@@ -48,6 +48,17 @@ const whole = (value) => value.toLocaleString('en-US');
 const short = (value, digits = 3) => (value === null || value === undefined || Number.isNaN(value) ? '–' : value.toFixed(digits));
 const isNumber = (value) => value !== null && value !== undefined && !Number.isNaN(value);
 
+function extent(values) {
+  let low = Infinity;
+  let high = -Infinity;
+  for (const value of values) {
+    if (!isNumber(value)) continue;
+    if (value < low) low = value;
+    if (value > high) high = value;
+  }
+  return low > high ? [0, 1] : [low, high];
+}
+
 function mean(values) {
   let sum = 0;
   for (const value of values) sum += value;
