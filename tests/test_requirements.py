@@ -24,6 +24,7 @@ PACKAGE = ("sotopia_rl_data", "labelers", "trainers", "cards")
 EXTRAS = {  # what an extra brings that the package imports
     "train": {"torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "jinja2", "safetensors"},
     "serve": {"fastapi", "pydantic", "starlette", "uvicorn", "prometheus_client"},
+    "demo": {"gradio", "fastapi", "uvicorn"},
     "verifiers": {"verifiers"},
     "openenv": {"openenv", "pydantic"},
 }

@@ -34,6 +34,7 @@ CONFIGS = {
 # Commands whose results their own tests check, since they need a Hub, a model, people's scores or a served log.
 ELSEWHERE = {
     "annotate import",
+    "demo",
     "inspect",
     "merge",
     "prompts learn",

@@ -116,10 +116,11 @@ def dimensions_and_scale(command: F) -> F:
     return _together(click.option("--dimensions", metavar="D,…", help=which), scale)(command)
 
 
-def pace(what: str) -> Callable[[F], F]:
-    """`--concurrency`, `--rpm`, `--tpm` and `--timeout` of a command that has `what` in flight."""
+def pace(what: str, patience: str = "180; 80 for the first of all") -> Callable[[F], F]:
+    """`--concurrency`, `--rpm`, `--tpm` and `--timeout` of a command that has `what` in flight; `patience` is the
+    default of the last, in seconds."""
     limit = f"{what} in flight at most.  [default: the models' own]"
-    longest = "The longest wait for one answer.  [default: 180; 80 for the first of all]"
+    longest = f"The longest wait for one answer.  [default: {patience}]"
     above = click.FloatRange(0, min_open=True)
     return _together(
         click.option("--concurrency", type=click.IntRange(1), help=limit),

@@ -34,6 +34,18 @@ def template_option(command: console.F) -> console.F:
     )(command)
 
 
+def scenes_options(command: console.F) -> console.F:
+    """`--scenarios`, `--profiles` and `--pairs`, as `rollouts.scenarios.scenes_of` takes them."""
+    named = "samples (bundled), hard, all (SOTOPIA's: --profiles), or a CSV, JSON or YAML file."
+    folder = "The folder of SOTOPIA's published profiles."
+    most = "At most N pairs of people for each scenario.  [default: all]"
+    command = click.option("--pairs", type=int, metavar="N", help=most)(command)
+    path = click.Path(path_type=Path)
+    command = click.option("--profiles", type=path, metavar="DIR", help=folder)(command)
+    scenarios = click.option("--scenarios", default="samples", show_default=True, metavar="NAME|FILE", help=named)
+    return scenarios(command)
+
+
 def layout_of(layout: str | None, template: Path | None) -> tuple[Any, Template | None]:
     """The layout and template that the options name."""
     from sotopia_rl_data.prompts import load_template

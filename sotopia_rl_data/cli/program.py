@@ -58,6 +58,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "train": (f"{_HERE}.train:train", "A reward model, a policy by behaviour cloning, a policy by GRPO."),
         "score": (f"{_HERE}.train:score", "Add a reward model's scores to a dataset, as a judge."),
         "serve": (f"{_HERE}.serve:serve", "Serve a reward model to trainers that ask over HTTP."),
+        "demo": (f"{_HERE}.demo:demo", "A page where people talk to a policy and see each utterance's reward."),
         "merge": (f"{_HERE}.merge:merge", "A run's model as one checkpoint for vLLM, OpenRLHF, verl, pipelines."),
         "inspect": (f"{_HERE}.train:inspect", "A training run: its data, its metrics beside the baselines."),
     },

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sotopia_rl_data.cli import asking, console
-from sotopia_rl_data.cli.making import layout_of, template_option
+from sotopia_rl_data.cli.making import layout_of, scenes_options, template_option
 from sotopia_rl_data.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,17 +26,7 @@ _FORMS = (
 @click.command()
 @click.option("--a", default="scripted:warm", show_default=True, metavar="SPEC", help=_FORMS)
 @click.option("--b", default="scripted:firm", show_default=True, metavar="SPEC", help="The partner.")
-@click.option(
-    "--scenarios",
-    default="samples",
-    show_default=True,
-    metavar="NAME|FILE",
-    help="samples (bundled), hard, all (SOTOPIA's: --profiles), or a CSV, JSON or YAML file.",
-)
-@click.option(
-    "--profiles", type=click.Path(path_type=Path), metavar="DIR", help="The folder of SOTOPIA's published profiles."
-)
-@click.option("--pairs", type=int, metavar="N", help="At most N pairs of people for each scenario.  [default: all]")
+@scenes_options
 @click.option("--swap", is_flag=True, help="Play each scene again with the policies in each other's place.")
 @click.option("--repeat", default=1, show_default=True, metavar="N", help="Play each scene N times.")
 @click.option("--turns", default=20, show_default=True, help="The turn limit.")

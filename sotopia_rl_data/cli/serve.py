@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import socket
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sotopia_rl_data.cli import asking, console
+from sotopia_rl_data.cli import asking, console, listening
 from sotopia_rl_data.cli.making import parse_weights
 from sotopia_rl_data.errors import KeyMissing, UsageError
 
 if TYPE_CHECKING:
-    from sotopia_rl_data.serve.sources import RewardSource
+    from sotopia_rl_data.serve.sources import ModelRewards, RewardSource
     from sotopia_rl_data.store import Store
 
 _GRACE_S = 30  # seconds for the requests in flight after Ctrl-C
@@ -23,8 +22,7 @@ _GRACE_S = 30  # seconds for the requests in flight after Ctrl-C
 @click.command()
 @click.option("--reward-model", metavar="DIR|ID[@REV]", help="A folder that `train rm` wrote, or a Hub id.")
 @asking.judges_option()
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65_535), help="0: any free one.")
+@listening.address(8000)
 @click.option("--token", is_flag=True, help="Clients have to send the token in SOTOPIA_RL_DATA_REWARD_TOKEN.")
 @click.option("--queue", default=4_096, show_default=True, type=click.IntRange(1), help="Most completions that wait.")
 @click.option(
@@ -94,30 +92,30 @@ def serve(
         raise UsageError(said, "give --reward-model DIR, or --judge SPEC")
     check_installed("A reward server", "fastapi", "uvicorn", "prometheus_client", extra="serve")
     secret = _secret() if token else None
-    if secret is None and host not in ("127.0.0.1", "localhost", "::1"):
+    if secret is None and not listening.is_here(host):
         console.warn(f"whoever reaches {host} can use this server: set a token, and add --token")
     import uvicorn
 
     from sotopia_rl_data.serve.app import reward_app
 
     with ExitStack() as opened:
-        listening = opened.enter_context(_bound(host, port))  # before a model is loaded, which can take minutes
-        source = _model(reward_model, device) if reward_model else _judges(store, options)
+        socket = opened.enter_context(listening.bound(host, port))  # before a model is loaded, which can take minutes
+        source = model_rewards(reward_model, device) if reward_model else _judges(store, options)
         opened.callback(source.close)
         app = reward_app(source, token=secret, batch=scored_together, most_waiting=queue)
         config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=_GRACE_S)
-        number = listening.getsockname()[1]
-        url = f"http://{f'[{host}]' if ':' in host else host}:{number}"
+        url = listening.url_of(host, socket)
         if as_json:
             console.emit_json({"url": url, "model": source.identity})
         else:
             click.echo(url)
         console.note(f"serving {source.identity}; Ctrl-C ends it")
         with suppress(KeyboardInterrupt):  # uvicorn raises it when it has ended
-            uvicorn.Server(config).run(sockets=[listening])
+            uvicorn.Server(config).run(sockets=[socket])
 
 
-def _model(named: str, device: str | None) -> RewardSource:
+def model_rewards(named: str, device: str | None = None) -> ModelRewards:
+    """The reward model of this name, loaded. Raises UsageError, NotFound, InputError."""
     from sotopia_rl_data.code import check_installed
     from sotopia_rl_data.serve.sources import ModelRewards
     from sotopia_rl_data.trainers import RewardModel
@@ -134,18 +132,6 @@ def _judges(store: Store, options: dict[str, Any]) -> RewardSource:
     ask_options, elicitation = asking.ask_options(options), asking.elicitation_of(options)
     settings = RewardSettings(weights=parse_weights(weights) if weights else None)
     return JudgeRewards(store.root, elicitation, settings, ask_options)
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises UsageError where it cannot."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise UsageError(
-            f"Port {port} of {host} cannot be used: {error.strerror or error}.",
-            "name another --port (0: any free one) or --host",
-        ) from error
 
 
 def _secret() -> str:

@@ -28,6 +28,7 @@ from sotopia_rl_data.rollouts.policies import Called, Player
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.rollouts.world import TurnPrompt, World
 from sotopia_rl_data.schema import ACTION_TYPES, ActionType, Episode, Turn
+from sotopia_rl_data.serve.judging import JudgeRewards
 
 PERSON = "human"
 """The model's name of the person's seat, in the data."""
@@ -71,13 +72,14 @@ class DemoSession:
         """By turn and agent."""
         self.scores: TalkScores | None = None
         self.ended = False
-        self._host, self._rules = host, choices.rules
+        self.rules = choices.rules
+        self._host = host
         self._acting, self._rewarding = threading.RLock(), threading.Lock()
         player = choices.policies[policy]
         self._players: tuple[Player, ...] = tuple(_PERSON if i == place else player for i in range(len(scene.people)))
         self._everybody = (player,) * len(scene.people)
         self._world = World(
-            scene, self._rules.dialect, max_turns=self._rules.turns, models=[one.id for one in self._players]
+            scene, self.rules.dialect, max_turns=self.rules.turns, models=[one.id for one in self._players]
         )
         self._done: list[dict[str, Action]] = []
 
@@ -87,6 +89,11 @@ class DemoSession:
         models = (UNNAMED, *(one.id for one in self._players))
         episode = replace(self._world.episode(self.id, models=models, tag="demo"), source="demo")
         return episode if self.scores is None else replace(episode, scores=self.scores.scores)
+
+    @property
+    def rewarded_from_0_to_1(self) -> bool:
+        """Whether the rewards are shares of a judge's scale, and not in the units of a model."""
+        return isinstance(self._host.choices.sources.get(self.source), JudgeRewards)
 
     @property
     def over(self) -> bool:
@@ -105,14 +112,18 @@ class DemoSession:
                 (turn,) = self._host.next_turns([self._spec(self._done, self._players, self.id)])
                 self._step(Action(turn.action_type, turn.text, turn.to, bool(turn.failed)), turn.agent)
 
-    def act(self, action_type: str, text: str = "") -> None:
-        """Do something, and let the policy answer. Raises UsageError, before anything is done, where that is no action
-        or it is not the person's turn; AskingError where the policy gives no answer: `start` asks it again."""
+    def say(self, action_type: str, text: str = "") -> None:
+        """Do something; the policy has not answered then. Raises UsageError, before anything is done, where that is no
+        action or it is not the person's turn."""
         with self._acting:
             if not self.is_yours:
                 raise UsageError("It is not your turn.", "wait for the answer, or begin another dialogue")
             self._step(_action(action_type, text), self.agent)
-            self.start()
+
+    def act(self, action_type: str, text: str = "") -> None:
+        """Do something, and let the policy answer. Raises what `say` and `start` raise."""
+        self.say(action_type, text)
+        self.start()
 
     def end(self) -> None:
         """End the dialogue here."""

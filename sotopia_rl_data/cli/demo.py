@@ -1,0 +1,186 @@
+"""The command that lets people talk to a policy: demo."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sotopia_rl_data.cli import asking, console, listening
+from sotopia_rl_data.cli.making import layout_of, parse_weights, scenes_options, template_option
+from sotopia_rl_data.cli.serve import model_rewards
+from sotopia_rl_data.errors import UsageError
+
+if TYPE_CHECKING:
+    from sotopia_rl_data.asking.plan import AskOptions
+    from sotopia_rl_data.demo.host import DemoChoices, DemoHost, TurnSource
+    from sotopia_rl_data.labelers.judge import Judge
+    from sotopia_rl_data.rollouts.policies import Player
+    from sotopia_rl_data.serve.judging import JudgeRewards
+    from sotopia_rl_data.store import Store
+
+_POLICIES = (
+    "Whom people may talk to: gpt-4o, claude-…, openai:MODEL[@URL], anthropic:MODEL[@URL], "
+    "transformers:PATH[+ADAPTER], scripted:warm, scripted:firm, path/to/file.py:Name. Repeat for several.  "
+    "[default: scripted:firm, scripted:warm]"
+)
+_PATIENCE_S = 60.0  # the longest that a person waits for one answer
+_GRACE_S = 5  # seconds for the answers in flight after Ctrl-C
+
+
+@click.command()
+@scenes_options
+@click.option("--policy", "policies", multiple=True, metavar="SPEC", help=_POLICIES)
+@asking.judges_option()
+@click.option(
+    "--reward-model", "models", multiple=True, metavar="DIR|ID[@REV]", help="Rewards too. Repeat for several."
+)
+@click.option("--turns", default=20, show_default=True, help="The turn limit.")
+@click.option("--seed", default=0, show_default=True, help="A different seed draws different answers.")
+@click.option(
+    "--dialect",
+    type=click.Choice(["legacy", "0.1.5", "head"]),
+    default="legacy",
+    show_default=True,
+    help="Which version of the sotopia library is played; scenes of three people or more need a later one.",
+)
+@template_option
+@click.option(
+    "--schema",
+    metavar="NAME",
+    help="What judges are asked about an utterance, as in `serve`.  [default: utterance-quality]",
+)
+@asking.dimensions_and_scale
+@click.option("--weights", metavar="D=W,…", help="The dimensions that are weighed, as in goal=2,knowledge=1.")
+@asking.wording()
+@asking.models
+@asking.sampling(0.7)
+@asking.pace("Calls", patience="60")
+@asking.capped("what all talks cost while it runs")
+@asking.kept
+@console.dataset_option("--out", "The dataset that talks are saved in.  [default: demo/talks]")
+@listening.address(7860)
+@console.store_option
+@console.json_option
+def demo(host: str, port: int, store: Store, as_json: bool, **options: Any) -> None:
+    """A page where people talk to a policy, and see each utterance's reward arrive.
+
+    A person chooses a scenario, who to be, whom to talk to and who rewards, sees what best-of-4 would have said, ends
+    with SOTOPIA-EVAL, and may save the dialogue as the next version of a dataset. Several people may talk at once.
+    Without options it needs no key and no download: written lines answer, and a judge that counts words rewards them.
+
+    --temperature and --max-tokens are for the policies. Every answer of a model is kept in the ledger, and --budget
+    caps all talks together. The page is seen on this machine alone, unless --host says otherwise. Ctrl-C ends it.
+
+    \b
+    Examples:
+      sotopia-rl-data demo
+      sotopia-rl-data demo --policy gpt-4o --judge gpt-4o --budget 5
+      sotopia-rl-data demo --policy transformers:./base+./runs/grpo --reward-model ./runs/rm --scenarios ./mine.yaml
+      sotopia-rl-data demo --scenarios hard --profiles ./sotopia --policy claude-sonnet-4-5 --host 0.0.0.0
+    """
+    from sotopia_rl_data.code import check_installed
+
+    check_installed("The demo", "gradio", extra="demo")
+    if not listening.is_here(host):
+        console.warn(f"whoever reaches {host} can talk to these models at your cost, and save dialogues: see --budget")
+    import uvicorn
+
+    with listening.bound(host, port) as socket:  # before a model is loaded, which can take minutes
+        talks = _host(store, options)
+        try:
+            from sotopia_rl_data.demo.page import demo_app
+
+            config = uvicorn.Config(demo_app(talks), log_level="warning", timeout_graceful_shutdown=_GRACE_S)
+            url = listening.url_of(host, socket)
+            if as_json:
+                console.emit_json({"url": url, "out": options["out"]})
+            else:
+                click.echo(url)
+            console.note("open it in a browser; Ctrl-C ends it")
+            with suppress(KeyboardInterrupt):  # uvicorn raises it when it has ended
+                uvicorn.Server(config).run(sockets=[socket])
+        finally:
+            talks.close()
+
+
+def _host(store: Store, options: dict[str, Any]) -> DemoHost:
+    """Everything that talks share. Raises UsageError, InputError, NotFound, KeyMissing, StoreError."""
+    from sotopia_rl_data.demo.host import DemoHost
+    from sotopia_rl_data.refs import check_name
+
+    options["out"] = check_name(options["out"] or "demo/talks")
+    patience = options["timeout"] or _PATIENCE_S
+    ask = asking.ask_options(options)
+    pacing = replace(
+        ask.pacing,
+        tries=2,
+        throttles=4,
+        timeout_s=patience,
+        longest_wait_s=patience,
+        wall_s=patience,
+        silence_s=patience + 5,
+    )
+    ask = replace(ask, pacing=pacing)
+    return DemoHost(store, _choices(store, options, ask), ask)
+
+
+def _choices(store: Store, options: dict[str, Any], ask: AskOptions) -> DemoChoices:
+    """What people may choose from. Where nobody is named who rewards, the judge that counts words does."""
+    from sotopia_rl_data.demo.host import DemoChoices, ModelTurns
+    from sotopia_rl_data.labelers.plan import judges_of
+    from sotopia_rl_data.rollouts.episode_run import Rules
+    from sotopia_rl_data.rollouts.scenarios import scenes_of
+
+    layout, template = layout_of(options["layout"], options["template"])
+    judges = ("lexical",) if not (options["judges"] or options["models"]) else options["judges"]
+    named = judges_of([asking.model_of(spec, options) for spec in judges], None) if judges else ()
+    sources: dict[str, TurnSource] = {judge.id: _judge_rewards(store, judge, options, ask) for judge in named}
+    for model in options["models"]:
+        sources[Path(model).name or model] = ModelTurns(model_rewards(model), layout)
+    return DemoChoices(
+        scenes=scenes_of(options["scenarios"], options["profiles"], options["pairs"]),
+        policies=_policies(options),
+        sources=sources,
+        judges={judge.id: judge for judge in named},
+        rules=Rules(options["dialect"], options["turns"], layout, template, options["seed"]),
+        out=options["out"],
+    )
+
+
+def _policies(options: dict[str, Any]) -> dict[str, Player]:
+    from sotopia_rl_data.applications.local_policies import local_player
+    from sotopia_rl_data.asking.local import BatchedModel
+    from sotopia_rl_data.demo.host import KeptPlayer
+    from sotopia_rl_data.rollouts.policies import is_model, player
+
+    sampling = asking.sampling_of(options)
+    specs = [asking.model_of(spec, options) for spec in options["policies"] or ("scripted:firm", "scripted:warm")]
+    players = [player(spec, sampling, seed=options["seed"], local=local_player) for spec in specs]
+    if sampling and not any(map(is_model, players)):
+        given = ", ".join(sampling)
+        raise UsageError(f"None of the policies is a model that {given} could apply to.", f"leave {given} out")
+    found: dict[str, Player] = {}
+    for one in players:
+        if one.id in found:
+            raise UsageError(f"Two policies are called {one.id!r}.", "name each policy once")
+        found[one.id] = KeptPlayer(one) if isinstance(one, BatchedModel) else one
+    return found
+
+
+def _judge_rewards(store: Store, judge: Judge, options: dict[str, Any], ask: AskOptions) -> JudgeRewards:
+    from sotopia_rl_data.labelers.plan import Elicitation, RewardSettings
+    from sotopia_rl_data.serve.judging import JudgeRewards
+
+    asked = Elicitation(
+        judges=[judge],
+        schema=options["schema"],
+        dimensions=asking.listed(options["dimensions"]),
+        scale=options["scale"],
+        wording=options["wording"],
+    )
+    weights = parse_weights(options["weights"]) if options["weights"] else None
+    return JudgeRewards(store.root, asked, RewardSettings(weights=weights), ask)

@@ -1,0 +1,258 @@
+"""The page, in a browser and through Gradio's own client: the same dialogue as without it, seen and heard."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from fixtures.browser import HOSTILE, Page, needs_browser, page
+from fixtures.places import ROOT
+
+from sotopia_rl_data.fake_provider.running import running
+from sotopia_rl_data.store import Store
+
+pytest.importorskip("gradio", reason="needs the demo extra: pip install -e '.[demo]'")
+pytestmark = pytest.mark.slow
+
+POLICY = """
+import json
+async def counting(prompt):
+    words = f"turn {prompt.turn}" + ", thank you" * (prompt.own > 0)
+    return json.dumps({"action_type": "speak", "argument": words})
+"""
+JUDGE = "from fixtures.demo import Thanks\n"
+
+
+@contextmanager
+def served(folder: Path, *options: str) -> Iterator[str]:
+    """The URL of a demo that runs as a command, with the store in `folder`."""
+    command = [sys.executable, "-m", "sotopia_rl_data", "demo", "--port", "0", "--timeout", "3", *options]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = os.environ | {"SOTOPIA_RL_DATA_STORE": str(folder / "store"), "PYTHONPATH": paths}
+    environment |= {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+def thankful(folder: Path) -> Sequence[str]:
+    """The options for a policy that thanks and a judge that counts thanks."""
+    (folder / "policy.py").write_text(POLICY)
+    (folder / "judge.py").write_text(JUDGE)
+    return ("--policy", f"{folder}/policy.py:counting", "--judge", f"{folder}/judge.py:Thanks")
+
+
+def open_page(tab: Page, url: str) -> None:
+    tab.send("Page.navigate", url=url)
+    tab.wait("document.querySelector('#words textarea')")
+    tab.wait("[...document.querySelectorAll('button')].some(one => one.textContent.trim() === 'Begin')")
+
+
+def begin(tab: Page) -> None:
+    tab.js("[...document.querySelectorAll('button')].find(one => one.textContent.trim() === 'Begin').click()")
+    tab.wait("/your turn/.test(document.querySelector('.status').textContent)")
+
+
+def press(tab: Page, key: str, code: int, text: str = "") -> None:
+    about = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+    tab.send("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **about)
+    tab.send("Input.dispatchKeyEvent", type="keyUp", **about)
+
+
+def tab_to(tab: Page, wanted: str) -> None:
+    """Press Tab until the focus is on an element for which the condition `wanted` about `it` holds."""
+    for _ in range(60):
+        if tab.js(f"(it => {wanted})(document.activeElement)"):
+            return
+        press(tab, "Tab", 9)
+    raise AssertionError(f"no Tab reaches {wanted}")
+
+
+def say(tab: Page, words: str) -> None:
+    """Type and press Enter, and wait for the answer and all rewards."""
+    before = tab.js("document.querySelectorAll('.turn').length")
+    tab_to(tab, "it.tagName === 'TEXTAREA'")
+    tab.send("Input.insertText", text=words)
+    tab.wait(f"document.querySelector('#words textarea').value.length >= {min(len(words), 3)}")
+    press(tab, "Enter", 13, "\r")
+    tab.wait(f"document.querySelectorAll('.turn').length === {before + 2} && !document.querySelector('.waiting')")
+
+
+def shown(tab: Page) -> list[dict[str, Any]]:
+    """What the page shows of each utterance."""
+    found = tab.js("""[...document.querySelectorAll('.turn')].map(one => ({
+        turn: +one.dataset.turn, words: one.querySelector('.words').textContent,
+        chips: [...one.querySelectorAll('.chip')].map(chip => chip.textContent)}))""")
+    return list(found)
+
+
+def rows(store: Store, config: str) -> list[dict[str, Any]]:
+    version = store.latest("demo/talks")
+    assert version is not None
+    files = [path for paths in version.files(config).values() for path in paths]
+    return [row for path in files for row in pq.read_table(path).to_pylist()]
+
+
+@needs_browser
+def test_eight_turns_by_keyboard_alone_on_a_phone_and_the_saved_rows_are_what_the_page_shows(tmp_path: Path):
+    with served(tmp_path, *thankful(tmp_path)) as url, page(390, 844) as tab:
+        open_page(tab, url)
+        tab_to(tab, "it.textContent.trim() === 'Begin'")
+        press(tab, "Enter", 13, "\r")
+        tab.wait("/your turn/.test(document.querySelector('.status').textContent)")
+        for words in ("hello", "well, thank you", "so?", "thank you"):
+            say(tab, words)
+        seen = shown(tab)
+        assert [one["words"] for one in seen][:3] == ["hello", "turn 1", "well, thank you"]
+        levels = [0, 0, 1, 2, 2, 3, 3, 3]
+        parts = ("relationship", "knowledge", "goal")
+        assert [one["chips"] for one in seen] == [
+            [f"{name} {level / 3:.2f}" for name in ("reward", *parts)] for level in levels
+        ]
+        for name in ("What would best-of-4 have said?", "The end: SOTOPIA-EVAL, and saving"):
+            tab_to(tab, f"it.textContent.trim().startsWith({name!r})")
+            press(tab, "Enter", 13, "\r")
+        tab_to(tab, "it.id === 'best'")
+        press(tab, "Enter", 13, "\r")
+        tab.wait("document.querySelectorAll('.drafts li').length === 1")
+        assert tab.js("document.querySelector('.drafts').textContent").startswith("bestwhat was saidturn 7, thank you")
+        tab_to(tab, "it.id === 'save'")
+        press(tab, "Enter", 13, "\r")
+        tab.wait("/Saved: demo.talks@v1.0.0/.test(document.querySelector('.status').textContent)")
+        assert tab.js("document.documentElement.scrollWidth") == 390
+        assert [one for one in tab.requests if not one.startswith((url, "data:"))] == []
+        assert [one for one in tab.noise if one["params"].get("entry", {}).get("level") != "info"] == []
+    store = Store(tmp_path / "store")
+    saved = sorted(rows(store, "rewards"), key=lambda row: row["turn"])
+    assert [(row["turn"], json.loads(row["completion"][0]["content"])["argument"]) for row in saved] == [
+        (one["turn"], one["words"]) for one in seen
+    ]
+    assert [[f"{row[f'raw_{name}']:.2f}" for name in parts] for row in saved] == [
+        [chip.split()[-1] for chip in one["chips"][1:]] for one in seen
+    ]
+    assert [f"{row['reward']:.2f}" for row in saved] == [one["chips"][0].split()[-1] for one in seen]
+
+
+@needs_browser
+def test_hostile_words_are_text_in_the_dialogue_the_scores_and_the_report(tmp_path: Path):
+    scene = {
+        "environment_id": "x",
+        "codename": "a' onmouseover='document.documentElement.dataset.hacked = 1' \" {{7*7}}",
+        "scenario": "A room. &lt;img src=x onerror='document.documentElement.dataset.hacked = 1'&gt;",
+        "agents": [
+            {
+                "name": "**Ann** \u202e{{7*7}}",
+                "goal": "# win **it** ${document.documentElement.dataset.hacked = 'goal'}",
+            },
+            {"name": "Bob", "goal": "lose it"},
+        ],
+    }
+    (tmp_path / "scenes.json").write_text(json.dumps([scene]))
+    with served(tmp_path, "--scenarios", str(tmp_path / "scenes.json")) as url, page(1280, 900, dark=True) as tab:
+        open_page(tab, url)
+        begin(tab)
+        marked = "# **bold** _it_ [a](javascript:1) {{7*7}} ${7*7} {{#each x}}"
+        for words in (HOSTILE.replace("\x00", ""), marked, "`x`"):
+            say(tab, words)
+        seen = [one["words"] for one in shown(tab)][::2]
+        assert "<script>document.documentElement" in seen[0]
+        assert "U+202E" in seen[0]
+        assert seen[1:] == [marked, "`x`"]
+        assert tab.js("document.querySelector('.who').textContent") == "**Ann** U+202E{{7*7}} turn 0"
+        tab.js("document.querySelectorAll('button.label-wrap').forEach(one => one.click())")
+        tab.wait("document.querySelector('#evaluate')")
+        tab.js("document.querySelector('#evaluate').click()")
+        tab.wait("document.querySelector('iframe')")
+        assert tab.js("document.querySelectorAll('table tbody tr').length") == 7
+        assert "**Ann** U+202E{{7*7}}" in tab.js("document.querySelector('table').textContent")
+        assert tab.js("document.documentElement.dataset.hacked") is None
+        assert [one for one in tab.requests if not one.startswith((url, "data:", "about:"))] == []
+
+
+@needs_browser
+def test_every_control_has_a_name(tmp_path: Path):
+    with served(tmp_path) as url, page(1280, 900) as tab:
+        open_page(tab, url)
+        tab.js("document.querySelectorAll('button.label-wrap').forEach(one => one.click())")
+        tab.wait("document.querySelector('#save')")
+        nodes = tab.send("Accessibility.getFullAXTree")["nodes"]
+        controls = [
+            (node["role"]["value"], node.get("name", {}).get("value", ""))
+            for node in nodes
+            if not node["ignored"] and node["role"]["value"] in ("button", "textbox", "combobox", "listbox", "radio")
+        ]
+        assert [one for one in controls if not one[1]] == []
+        assert {"Begin", "Send", "Save", "Your words", "Scenario"} <= {name for _, name in controls}
+
+
+@needs_browser
+def test_a_judge_that_is_slow_down_or_over_the_budget_is_told_of_and_takes_no_word_away(tmp_path: Path):
+    from gradio_client import Client
+
+    dear = {"sim-down": [0, 0, 0, 0, 9], "sim-slow": [0, 0, 0, 0, 9], "sim-dear": [2.5, 2.5, 2.5, 10, 100]}
+    (tmp_path / "prices.json").write_text(json.dumps({"as_of": "2026-11-01", "hosts": {"*": dear}}))
+    with running(latency=60) as provider:
+        at = {"sim-down": "http://127.0.0.1:9/v1", "sim-slow": provider.openai_url, "sim-dear": provider.openai_url}
+        judges = [word for name, url in at.items() for word in ("--judge", f"openai:{name}@{url}")]
+        budget = ("--budget", "0.0001", "--prices", str(tmp_path / "prices.json"))
+        with served(tmp_path, *judges, *budget) as url:
+            client = Client(url, verbose=False)
+            for name, told in (("sim-slow", "no answer within 3 s|said nothing"), ("sim-dear", "Nothing more fits")):
+                client.predict(0, 0, "scripted:firm", name, api_name="/begin")
+                client.predict("speak", "hello", api_name="/say")
+                client.predict(api_name="/answer_say")
+                _, said, _ = client.predict(api_name="/reward_say")
+                assert re.search(told, said), said
+            with page(1280, 900) as tab:
+                open_page(tab, url)
+                begin(tab)
+                tab_to(tab, "it.tagName === 'TEXTAREA'")
+                tab.send("Input.insertText", text="hello")
+                tab.wait("document.querySelector('#words textarea').value === 'hello'")
+                press(tab, "Enter", 13, "\r")
+                tab.wait("document.querySelector('.status.bad')")
+                said = tab.js("document.querySelector('.status').textContent")
+                assert re.search("Press “Ask again” to try once more", said), said
+                assert "127.0.0.1" not in said
+                assert [(one["words"], one["chips"]) for one in shown(tab)][:1] == [("hello", ["reward …"])]
+                assert len(shown(tab)) == 2
+
+
+def test_twenty_people_at_once_through_gradios_client(tmp_path: Path):
+    from gradio_client import Client
+
+    with served(tmp_path, *thankful(tmp_path)) as url:
+
+        def talk(number: int) -> str:
+            client = Client(url, verbose=False)
+            client.predict(0, number % 2, "counting", "thanks", api_name="/begin")
+            client.predict(api_name="/answer_begin")
+            for turn in range(2):
+                client.predict("speak", f"I am {number}, {turn}", api_name="/say")
+                client.predict(api_name="/answer_say")
+                client.predict(api_name="/reward_say")
+            return str(client.predict(api_name="/save"))
+
+        began = time.monotonic()
+        with ThreadPoolExecutor(20) as people:
+            saved = list(people.map(talk, range(20)))
+        assert all("Saved: demo/talks@" in one for one in saved), (saved, time.monotonic() - began)
+    store = Store(tmp_path / "store")
+    talks = rows(store, "episodes")
+    said = sorted(turn["text"] for row in talks for turn in row["turns"] if turn["text"].startswith("I am"))
+    assert said == sorted(f"I am {number}, {turn}" for number in range(20) for turn in range(2))
+    assert None not in {row["reward"] for row in rows(store, "rewards")}
