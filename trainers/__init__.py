@@ -6,6 +6,7 @@
     config.py        the libraries' own configurations with a few more fields; presets
     data.py          a dataset pinned, read and split
     encoding.py      from messages to token ids; prompts cut to fit
+    filling.py       batches with a token budget
     modeling.py      loads models, and says in one sentence why one cannot be loaded
     reward_model/    the reward model: rows that share prefixes, loss, metrics, units, and the model in use
     policies.py      behaviour cloning and GRPO

@@ -38,6 +38,7 @@ _LESS_MEMORY = (
 TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
 MUST_STAY = (  # settings that decide a run's rows, weights or steps: a resumed run must have the same
     "where", "split_by", "sentinels", "targets", "weigh_by_spread", "packing", "row_tokens",
+    "tokens_per_device_batch",
     "max_length", "max_prompt_length", "max_completion_length", "chat_template", "template_kwargs",
     "completion_only_loss", "assistant_only_loss",
     "adapter", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "policy_adapter", "dtype",

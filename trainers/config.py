@@ -95,6 +95,10 @@ class RMConfig(CommonFields, TrainingArguments):  # type: ignore[misc]  # mypy s
     )
     max_length: int = field(default=4096, metadata={"help": "Most tokens of a prompt and its answer together."})
     row_tokens: int = field(default=8192, metadata={"help": "Most tokens in one packed row."})
+    tokens_per_device_batch: int | None = field(
+        default=None,
+        metadata={"help": "Fill each batch with rows up to so many tokens; per_device_train_batch_size is not read."},
+    )
     self_check: bool = field(default=True, metadata={"help": "Compare packed and plain scores before training."})
     padding_side: str = field(default="right", metadata={"help": "Where rows are padded: right or left."})
     eval_strategy: str = "epoch"
@@ -111,6 +115,9 @@ class RMConfig(CommonFields, TrainingArguments):  # type: ignore[misc]  # mypy s
     def __post_init__(self) -> None:
         one_of("packing", self.packing, PACKINGS)
         one_of("attention", self.attention, ATTENTIONS)
+        if self.tokens_per_device_batch is not None:
+            fill_batches(self)
+            self.row_tokens = min(self.row_tokens, self.tokens_per_device_batch)
         if self.greater_is_better is None:
             self.greater_is_better = str(self.metric_for_best_model).endswith(GREATER_IS_BETTER)
         super().__post_init__()
@@ -125,6 +132,10 @@ class PolicySFTConfig(CommonFields, SFTConfig):  # type: ignore[misc]  # mypy sk
     kind: ClassVar[Literal["sft"]] = "sft"
     completion_only_loss: bool | None = True
     max_length: int | None = 4096
+    tokens_per_device_batch: int | None = field(
+        default=None,
+        metadata={"help": "Fill each batch with rows up to so many tokens; per_device_train_batch_size is not read."},
+    )
     eval_strategy: str = "epoch"
     save_strategy: str = "epoch"
     save_total_limit: int | None = 2
@@ -138,6 +149,13 @@ class PolicySFTConfig(CommonFields, SFTConfig):  # type: ignore[misc]  # mypy sk
                 "chat_template_path is not read: the template of a run is chat_template.",
                 f"name its Jinja file: --set chat_template={self.chat_template_path}",
             )
+        if self.tokens_per_device_batch is not None:
+            if self.packing:
+                raise UsageError(
+                    "packing=true fills each row up to max_length, tokens_per_device_batch each batch with rows.",
+                    "set one of the two: --set packing=false",
+                )
+            fill_batches(self)
         super().__post_init__()
 
 
@@ -223,6 +241,17 @@ class PolicyGRPOConfig(CommonFields, GRPOConfig):  # type: ignore[misc]  # mypy 
         if self.eval_strategy == "no":
             self.eval_on_start = False
         super().__post_init__()
+
+
+def fill_batches(config: RMConfig | PolicySFTConfig) -> None:
+    """A batch is one item, which is filled up to a number of tokens. Raises UsageError where that cannot hold a row."""
+    most, longest = config.tokens_per_device_batch or 0, config.max_length
+    if longest is None or most < longest:
+        raise UsageError(
+            f"tokens_per_device_batch={most} cannot hold a row of max_length={longest} tokens.",
+            f"--set tokens_per_device_batch={longest or 4096}, or lower max_length",
+        )
+    config.per_device_train_batch_size = 1
 
 
 TrainerConfig = RMConfig | PolicySFTConfig | PolicyDPOConfig | PolicyGRPOConfig

@@ -21,6 +21,7 @@ from sotopia_rl_data.schema import Message
 from sotopia_rl_data.trainers.config import TrainerConfig
 from sotopia_rl_data.trainers.data import DatasetRow, DatasetRows, check_splits, load_rows
 from sotopia_rl_data.trainers.encoding import Encoder, none_fits, tokenizer_of
+from sotopia_rl_data.trainers.filling import filled
 from sotopia_rl_data.trainers.memory import USABLE, ActivationCounts, Gpus, meta_model, static_of
 from sotopia_rl_data.trainers.modeling import bound_to_context, split_revision
 from sotopia_rl_data.trainers.pairs import paired
@@ -32,12 +33,14 @@ BLOCKS, BLOCK = 8, 64  # the sample: rows that lie together, since they share pr
 @dataclass(frozen=True, slots=True)
 class Sample:
     """Rows of a run as they would be batched: `largest` is the batch with most tokens, as the model's inputs; `tokens`
-    the mean of a row; `rows` how many the train split would have; `packed` whether they are trees."""
+    the mean of a row; `rows` how many the train split would have; `packed` whether they are trees; `batch_rows` how
+    many a batch has on one device, or the mean of that."""
 
     largest: Mapping[str, Any]
     tokens: float
     rows: int
     packed: bool
+    batch_rows: float = 1.0
 
 
 def plan_of(config: TrainerConfig, gpus: str) -> dict[str, Any]:
@@ -144,7 +147,6 @@ def batched_as_trained(
     config: TrainerConfig, rows: Sequence[DatasetRow], count: int, encoder: Encoder, model: nn.Module
 ) -> Sample:
     """The sample as the run would batch it; `count` is how many rows the whole train split has."""
-    size = config.per_device_train_batch_size
     if config.kind == "rm":
         return _reward_rows(config, rows, count, encoder, model)
     answers = config.kind != "grpo"
@@ -154,9 +156,21 @@ def batched_as_trained(
     if not lengths:
         raise none_fits(encoder.max_length)
     each = 2 if config.kind == "dpo" else 1  # a pair is read as two rows
-    largest = torch.zeros(each * size, max(lengths), dtype=torch.long)
     found = round(count / each * len(lengths) / len(rows))
-    return Sample({"input_ids": largest}, each * float(np.mean(lengths)), found, False)
+    return _padded(config, lengths, found, each)
+
+
+def _padded(config: Any, lengths: Sequence[int], count: int, each: int = 1) -> Sample:
+    """Of `count` rows of such lengths, padded, `each` of them read as so many."""
+    most = getattr(config, "tokens_per_device_batch", None)
+    size, longest = float(config.per_device_train_batch_size), max(lengths)
+    largest = torch.zeros(each * int(size), longest, dtype=torch.long)
+    if most:
+        batches = filled(np.array(lengths), most, is_padded=True, seed=config.seed)
+        size = len(lengths) / len(batches)
+        full = max(1, most // longest)
+        largest = torch.zeros(full, most // full, dtype=torch.long)
+    return Sample({"input_ids": largest}, each * float(np.mean(lengths)), count, False, size)
 
 
 def _reward_rows(config: Any, rows: Sequence[DatasetRow], count: int, encoder: Encoder, model: Any) -> Sample:
@@ -184,21 +198,24 @@ def _reward_rows(config: Any, rows: Sequence[DatasetRow], count: int, encoder: E
     worth = config.packing == "tree" or apart >= WORTH_PACKING * sum(sizes)
     size = config.per_device_train_batch_size
     if config.packing != "none" and worth and attention.can_read_many(base):
-        biggest = sorted(range(len(trees)), key=lambda i: -sizes[i])[:size]
-        batch = attention.tree_inputs(pack([ids for i in biggest for ids in trees[i]]))
-        return Sample(batch, sum(sizes) / len(sizes), round(count * len(trees) / len(rows)), True)
+        most, mean = config.tokens_per_device_batch, float(size)
+        biggest = sorted(range(len(trees)), key=lambda i: -sizes[i])
+        if most:
+            mean = len(trees) / len(filled(np.array(sizes), most, is_padded=False, seed=config.seed))
+            size = max(1, int(np.searchsorted(np.cumsum([sizes[i] for i in biggest]), most, side="right")))
+        batch = attention.tree_inputs(pack([ids for i in biggest[:size] for ids in trees[i]]))
+        return Sample(batch, sum(sizes) / len(sizes), round(count * len(trees) / len(rows)), True, mean)
     lengths = [len(one.ids) for one in utterances]
-    largest = torch.zeros(size, max(lengths), dtype=torch.long)
-    return Sample({"input_ids": largest}, apart / len(lengths), round(count * len(lengths) / len(rows)), False)
+    return _padded(config, lengths, round(count * len(lengths) / len(rows)))
 
 
 def _steps(config: Any, batched: Sample, gpus: Gpus) -> dict[str, Any]:
     """Rows and tokens of an optimiser step over all GPUs, and how many steps there are."""
-    a_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * gpus.count
+    a_step = batched.batch_rows * config.gradient_accumulation_steps * gpus.count
     rows = batched.rows * (int(config.num_generations or 1) if config.kind == "grpo" else 1)
     an_epoch = max(1, math.ceil(rows / a_step))
     steps = config.max_steps if config.max_steps > 0 else math.ceil(an_epoch * config.num_train_epochs)
-    return {"rows_a_step": a_step, "tokens_a_step": round(a_step * batched.tokens), "steps": steps}
+    return {"rows_a_step": round(a_step), "tokens_a_step": round(a_step * batched.tokens), "steps": steps}
 
 
 def _generation(config: Any, model: Any, batch: Mapping[str, Any], gpus: Gpus) -> dict[str, int]:
@@ -264,6 +281,15 @@ def _fewer_rows(config: Any) -> dict[str, Any]:
     return changed
 
 
+def _fewer_tokens(config: Any) -> dict[str, Any]:
+    """The same step from batches of half the tokens, where those still hold the longest row."""
+    most = getattr(config, "tokens_per_device_batch", None)
+    if not most or most // 2 < config.max_length:
+        return {}
+    changed = {"tokens_per_device_batch": most // 2}
+    return changed | {"gradient_accumulation_steps": 2 * config.gradient_accumulation_steps}
+
+
 def _shorter_rows(config: Any) -> dict[str, Any]:
     return {"row_tokens": config.row_tokens // 2} if config.kind == "rm" and config.row_tokens > 2048 else {}
 
@@ -276,4 +302,4 @@ def _quantised(config: Any) -> dict[str, Any]:
     return {"adapter": "qlora"} if config.adapter == "lora" else {}
 
 
-LOWERED = (_checkpointing, _fewer_rows, _shorter_rows, _adapter, _quantised)
+LOWERED = (_checkpointing, _fewer_rows, _fewer_tokens, _shorter_rows, _adapter, _quantised)

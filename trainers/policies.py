@@ -17,6 +17,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
 from transformers import EarlyStoppingCallback
 from trl import SFTTrainer
 
@@ -25,6 +27,7 @@ from sotopia_rl_data.schema import Message
 from sotopia_rl_data.thoughts import without_thought
 from sotopia_rl_data.trainers.config import PolicyDPOConfig, PolicyGRPOConfig, PolicySFTConfig, one_of
 from sotopia_rl_data.trainers.encoding import Dialogues
+from sotopia_rl_data.trainers.filling import FilledRows, FlatBatch, filled
 from sotopia_rl_data.trainers.modeling import (
     check_adapter,
     check_one_gpu,
@@ -55,7 +58,7 @@ def build_sft_trainer(
     if "labels" in dialogues.splits["train"].column_names:  # they are as TRL would make them, and would copy them
         config.dataset_kwargs = {**(config.dataset_kwargs or {}), "skip_prepare_dataset": True}
     with settings_errors():
-        return SFTTrainer(
+        trainer = SFTTrainer(
             model=model,
             args=config,
             train_dataset=dialogues.splits["train"],
@@ -64,6 +67,13 @@ def build_sft_trainer(
             peft_config=lora_config(config, "CAUSAL_LM"),
             callbacks=[*stop, *callbacks],
         )
+    if config.tokens_per_device_batch:
+        ids = trainer.train_dataset.select_columns("input_ids").with_format("arrow")[:].column("input_ids")
+        lengths = pc.list_value_length(ids).to_numpy().astype(np.int64)
+        batches = filled(lengths, config.tokens_per_device_batch, is_padded=True, seed=config.seed)
+        trainer.train_dataset = FilledRows(trainer.train_dataset, batches)
+        trainer.data_collator = FlatBatch(trainer.data_collator)
+    return trainer
 
 
 # --- GRPO: rewards ----------------------------------------------------------------------------------------------------

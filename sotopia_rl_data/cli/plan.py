@@ -37,6 +37,7 @@ def show(report: Mapping[str, Any], as_json: bool) -> None:
         ["trained", f"{report['trainable']:,} ({report['trainable'] / report['parameters']:.2%})"],
         ["rows", _ROWS[report["kind"]] if not report["packed"] else "packed by shared prefixes"],
         ["rows a step", f"{report['rows_a_step']:,}"],
+        ["tokens of the largest batch", f"{report['batch_tokens']:,}"],
         ["tokens a step", f"{report['tokens_a_step']:,}"],
         ["steps", f"{report['steps']:,}"],
     ]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
@@ -71,7 +72,7 @@ def prepare(data: DatasetRows, config: RMConfig) -> Prepared:
     def encode(rows: Sequence[DatasetRow]) -> tuple[pa.Table, dict[str, int]]:
         return encoded_utterances(rows, encoder, config.row_tokens)
 
-    settings = {"kind": "utterances", **encoder.settings(), "row_tokens": config.row_tokens}
+    settings = {"kind": "utterances", "columns": 2, **encoder.settings(), "row_tokens": config.row_tokens}
     found = tokenised(data, encode, settings, show=not config.disable_tqdm)
     cuts = cuts_of_all(found, encoder.max_length)
     check_splits(data, found.splits, config.eval_strategy != "no")
@@ -92,8 +93,8 @@ def prepare(data: DatasetRows, config: RMConfig) -> Prepared:
 def encoded_utterances(
     rows: Sequence[DatasetRow], encoder: Encoder, row_tokens: int
 ) -> tuple[pa.Table, dict[str, int]]:
-    """Whole episodes as token ids with their numbers, and where a packed row `starts`; and counts: what was cut, and
-    the tokens of the rows `apart` and `packed`."""
+    """Whole episodes as token ids with their numbers, where a packed row `starts` and how many `tokens` it has (0
+    elsewhere); and counts: what was cut, and the tokens of the rows `apart` and `packed`."""
     encoded = encoder.encode([(row.prompt, row.completion) for row in rows])
     none = np.zeros(0, dtype=np.float32)
     found = []
@@ -102,12 +103,14 @@ def encoded_utterances(
             group = (row.episode_id, row.agent) if row.episode_id else ("", "", str(i))
             found.append(LabelledUtterance(i, group, fitted.ids, none, none))
     packed = one_each_group(found, row_tokens)
+    sized = [(row, packed_size([one.ids for one in row])) for row in packed]
     order = [(at == 0, one) for row in packed for at, one in enumerate(row)]
     kept = [rows[one.index] for _, one in order]
     table = pa.table(
         {
             "ids": pa.array([one.ids for _, one in order], pa.list_(pa.int32())),
             "starts": pa.array([starts for starts, _ in order], pa.bool_()),
+            "tokens": pa.array([size if at == 0 else 0 for row, size in sized for at in range(len(row))], pa.int32()),
             "episode_id": pa.array([row.episode_id for row in kept], pa.string()),
             "agent": pa.array([row.agent for row in kept], pa.string()),
             "turn": pa.array([row.turn for row in kept], pa.int32()),
@@ -120,7 +123,7 @@ def encoded_utterances(
     )
     tokens = {
         "apart": sum(len(one.ids) for one in found),
-        "packed": sum(packed_size([one.ids for one in row]) for row in packed),
+        "packed": sum(size for _, size in sized),
     }
     return table, count_cuts(encoded) | tokens
 
@@ -163,6 +166,18 @@ class StoredUtterances:
         """Where each packed row begins, and the end of the last."""
         starts = np.flatnonzero(self.numbers("starts").column("starts").to_numpy())
         return np.append(starts, len(self)).astype(np.int64)
+
+    def row_sizes(self) -> NDArray[np.int64]:
+        """The tokens of each packed row."""
+        table = self.numbers("starts", "tokens")
+        tokens: NDArray[np.int64] = table.column("tokens").to_numpy().astype(np.int64)
+        sizes: NDArray[np.int64] = tokens[table.column("starts").to_numpy()]
+        return sizes
+
+    def lengths(self) -> NDArray[np.int64]:
+        """The tokens of each utterance."""
+        lengths: NDArray[np.int64] = pc.list_value_length(self.numbers("ids").column("ids")).to_numpy().astype(np.int64)
+        return lengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,17 +336,18 @@ def tree_batch(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 class PlainBatch:
-    """Rows of one utterance each, padded; the score is read at the last token that is not padding."""
+    """Utterances, each padded; the score is read at the last token that is not padding."""
 
     def __init__(self, pad: int, side: str = "right") -> None:
         self.pad = pad
         self.side = side
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        longest = max(len(utterance.ids) for row in rows for utterance in row)
-        ids = torch.full((len(rows), longest), self.pad, dtype=torch.long)
+        utterances = list(chain.from_iterable(rows))
+        longest = max(len(utterance.ids) for utterance in utterances)
+        ids = torch.full((len(utterances), longest), self.pad, dtype=torch.long)
         mask = torch.zeros_like(ids)
-        for at, (utterance,) in enumerate(rows):
+        for at, utterance in enumerate(utterances):
             length = len(utterance.ids)
             place = slice(longest - length, None) if self.side == "left" else slice(length)
             ids[at, place] = torch.from_numpy(utterance.ids.astype(np.int64))

@@ -20,6 +20,7 @@ from transformers import AutoModelForSequenceClassification, EarlyStoppingCallba
 
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.trainers.config import RMConfig, one_of
+from sotopia_rl_data.trainers.filling import FilledRows, filled, one_row
 from sotopia_rl_data.trainers.modeling import (
     check_one_gpu,
     is_sharded,
@@ -247,13 +248,19 @@ def build_trainer(
                 "Packed and plain scores differ (%.2g of their range): going on with one row for each utterance.", gap
             )
             packed, rows = False, training_rows(prepared, False)
+    train = rows["train"]
+    if config.tokens_per_device_batch:
+        stored = prepared.utterances["train"].stored
+        sizes = stored.row_sizes() if packed else stored.lengths()
+        batches = filled(sizes, config.tokens_per_device_batch, is_padded=not packed, seed=config.seed)
+        train = FilledRows(train, batches, one_row)
     stop = [EarlyStoppingCallback(config.patience)] if config.patience and config.eval_strategy != "no" else []
     with settings_errors():
         trainer = RewardTrainer(
             model=model,
             args=config,
             data_collator=tree_batch if packed else PlainBatch(pad, config.padding_side),
-            train_dataset=rows["train"],
+            train_dataset=train,
             eval_dataset=rows.get("validation"),
             processing_class=prepared.encoder.tokenizer,
             callbacks=[*stop, *callbacks],
