@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from sotopia_rl_data.asking import ask as asking
-from sotopia_rl_data.asking.ask import bill_of
 from sotopia_rl_data.asking.local import BatchedModel
-from sotopia_rl_data.asking.plan import AskOptions, Respondent
-from sotopia_rl_data.costs.bill import Tally
-from sotopia_rl_data.demo.drawing import NextTurns
+from sotopia_rl_data.asking.plan import AskOptions
+from sotopia_rl_data.asking.together import Gathered, Spending
 from sotopia_rl_data.errors import Unavailable, UsageError
 from sotopia_rl_data.labelers.evaluation.evaluating import evaluation_plan
 from sotopia_rl_data.labelers.judge import Judge
@@ -28,6 +25,7 @@ from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.prompts import Layout, prompts_of
 from sotopia_rl_data.request import Reply, Request
 from sotopia_rl_data.rollouts.episode_run import EpisodeSpec, Rules
+from sotopia_rl_data.rollouts.next_turns import NextTurns
 from sotopia_rl_data.rollouts.policies import Player
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.rollouts.world import World
@@ -35,16 +33,6 @@ from sotopia_rl_data.schema import Episode, Score, Turn
 from sotopia_rl_data.serve.judging import JudgeRewards
 from sotopia_rl_data.serve.sources import ModelRewards, Scores
 from sotopia_rl_data.store import Store
-
-
-class Sliceable(Protocol):
-    """A list or an array."""
-
-    def __getitem__(self, part: slice, /) -> Any: ...
-
-
-Asked = TypeVar("Asked")
-Found = TypeVar("Found", bound=Sliceable)
 
 
 class TurnSource(Protocol):
@@ -144,13 +132,14 @@ class DemoHost:
     """
 
     def __init__(self, store: Store, choices: DemoChoices, options: AskOptions) -> None:
-        self.store, self.choices, self.spent = store, choices, 0.0  # USD
-        self._options, self._prices = options, options.price_list()
+        self.store, self.choices = store, choices
+        prices = options.price_list()
         self._evaluations = {name: evaluation_plan(Elicitation(judges=[one])) for name, one in choices.judges.items()}
-        asking.check(choices.policies.values(), options, self._prices)
+        asking.check(choices.policies.values(), options, prices)
         for plan in self._evaluations.values():
-            asking.check(Questions(QuestionPart(plan, lambda: ())).judges, options, self._prices)
+            asking.check(Questions(QuestionPart(plan, lambda: ())).judges, options, prices)
         self._ledger = Ledger(options.ledger_in(store.root))
+        self.spending = Spending(self._ledger, options, prices)
         self._asking = threading.Lock()
         self.saving = threading.Lock()
         self._turns = Gathered(self._next_turns, self._asking)
@@ -186,25 +175,25 @@ class DemoHost:
 
     def _next_turns(self, specs: Sequence[EpisodeSpec]) -> list[Turn | Unavailable]:
         plan = NextTurns(specs, self.choices.rules)
-        self._ask(plan, plan.players)
+        self.spending.ask(plan)
         return plan.turns
 
     def _rewarder(self, source: TurnSource) -> Callable[[Sequence[Episode]], Scores]:
         def rewards(episodes: Sequence[Episode]) -> Scores:
             if not isinstance(source, JudgeRewards):
                 return source.of_last_turns(episodes)
-            source.spent = self.spent
+            source.spending.spent = self.spending.spent
             try:
                 return source.of_last_turns(episodes)
             finally:
-                self.spent = source.spent
+                self.spending.spent = source.spending.spent
 
         return rewards
 
     def _evaluator(self, plan: LabelPlan) -> Callable[[Sequence[Episode]], list[TalkScores]]:
         def scores(episodes: Sequence[Episode]) -> list[TalkScores]:
             questions = Questions(QuestionPart(plan, lambda: episodes))
-            self._ask(questions, questions.judges)
+            self.spending.ask(questions)
             found = []
             for labels, failures in questions.rows(self._ledger, LabelTally()):
                 given = [Score(one.agent, one.dimension, one.raw, one.judge) for one in labels]
@@ -212,61 +201,3 @@ class DemoHost:
             return found
 
         return scores
-
-    def _ask(self, plan: NextTurns | Questions, respondents: Sequence[Respondent]) -> None:
-        """Ask what the ledger does not answer, within what is left of the budget."""
-        self._ledger.catch_up()
-        before = self._paid(plan, respondents)
-        options = replace(self._options, spent=self.spent - before)  # what was paid for it before, `ask` counts
-        try:
-            asking.ask(plan, self._ledger, options, self._prices)
-        finally:
-            self.spent += self._paid(plan, respondents) - before
-
-    def _paid(self, plan: NextTurns | Questions, respondents: Sequence[Respondent]) -> float:
-        """USD that all attempts at what the plan asks have cost, or may have cost."""
-        tally = Tally()
-        plan.count(self._ledger, tally)
-        bill = bill_of(respondents, tally, self._prices)
-        return bill.known + bill.maybe
-
-
-class Gathered(Generic[Asked, Found]):
-    """Calls from many threads, answered together: `answer` is called, by one thread at a time that holds `lock`, with
-    all that waited for it, and returns an item for each."""
-
-    def __init__(self, answer: Callable[[Sequence[Asked]], Found], lock: threading.Lock) -> None:
-        self._answer, self._lock = answer, lock
-        self._guard = threading.Lock()
-        self._waiting: list[tuple[Sequence[Asked], Future[Found]]] = []
-
-    def ask(self, asked: Sequence[Asked]) -> Found:
-        """An item for each of those asked for. Raises what `answer` raises for them."""
-        future: Future[Found] = Future()
-        with self._guard:
-            self._waiting.append((asked, future))
-        with self._lock:
-            with self._guard:
-                waiting, self._waiting = self._waiting, []
-            self._settle(waiting)
-        return future.result()
-
-    def _settle(self, waiting: Sequence[tuple[Sequence[Asked], Future[Found]]]) -> None:
-        """Answer all; where that fails, each alone, so that only who is to blame fails. Where a server is down, it is
-        not asked again."""
-        if not waiting:
-            return
-        try:
-            found = self._answer([one for asked, _ in waiting for one in asked])
-        except Exception as error:  # noqa: BLE001  whatever it is, who waits has to be told
-            if len(waiting) == 1 or isinstance(error, Unavailable):
-                for _, future in waiting:
-                    future.set_exception(error)
-            else:
-                for one in waiting:
-                    self._settle([one])
-            return
-        start = 0
-        for asked, future in waiting:
-            future.set_result(found[start : start + len(asked)])
-            start += len(asked)

@@ -21,7 +21,7 @@ from openenv.core.env_server.interfaces import Environment
 from openenv.core.env_server.types import Action, Observation, State
 from pydantic import Field
 
-from sotopia_rl_data.environments.playing import Table
+from sotopia_rl_data.environments.playing import Partners, Table
 from sotopia_rl_data.environments.rewards import TurnRewards
 from sotopia_rl_data.rollouts.plan import RolloutPlan
 
@@ -89,11 +89,17 @@ class DialogueServer(Environment[DialogueAction, DialogueObservation, DialogueSt
         return DialogueObservation(messages=messages, agent=seated.agent, turn=prompt.turn, done=False, reward=reward)
 
 
-def dialogue_app(plan: RolloutPlan, rewards: TurnRewards, sessions: int = SESSIONS) -> Any:
-    """The application that serves a plan whose `a` is `outside()`. Raises UsageError as `Table` does."""
-    Table(plan, rewards)
+def dialogue_app(
+    plan: RolloutPlan, rewards: TurnRewards, partners: Partners | None = None, sessions: int = SESSIONS
+) -> Any:
+    """The application that serves a plan whose `a` is `outside()`. Raises what `Table` raises."""
+    partners = partners or Partners(plan)
+    Table(plan, rewards, partners)
     return create_fastapi_app(
-        lambda: DialogueServer(Table(plan, rewards)), DialogueAction, DialogueObservation, max_concurrent_envs=sessions
+        lambda: DialogueServer(Table(plan, rewards, partners)),
+        DialogueAction,
+        DialogueObservation,
+        max_concurrent_envs=sessions,
     )
 
 

@@ -1,32 +1,33 @@
-"""Episodes in which one seat is played from outside, step by step, and the others by a policy.
+"""Episodes in which one seat is played from outside, step by step, and the others by policies.
 
-It is the EpisodeRun that `rollout` plays: what the partner is asked, with which seed, and what becomes of an answer are
-the same, so the same answers from outside give the same episode. An answer from outside that cannot be read is a no-op
-that is flagged as failed; it is not drawn again.
+They are the episodes of `rollout`: what a partner is asked, with which seed, and what becomes of an answer are the
+same, so the same answers from outside give the same episode. Partners are asked through the ledger, as there: an answer
+that it has is not asked for again. An answer from outside that cannot be read is a no-op that is flagged as failed; it
+is not drawn again.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
-from typing import Any, TypeVar
+from pathlib import Path
 
+from sotopia_rl_data.asking import ask as asking
+from sotopia_rl_data.asking.plan import AskOptions
+from sotopia_rl_data.asking.together import Gathered, Spending
 from sotopia_rl_data.environments.rewards import TurnRewards
 from sotopia_rl_data.errors import Unavailable, UsageError
-from sotopia_rl_data.ledger.attempt import answered
-from sotopia_rl_data.ledger.lookup import Settled
-from sotopia_rl_data.request import Reply, Target
-from sotopia_rl_data.rollouts.episode_run import EpisodeRun, EpisodeSpec, Rules, TurnRequest
+from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.request import Target
+from sotopia_rl_data.rollouts.actions import Action
+from sotopia_rl_data.rollouts.episode_run import EpisodeRun, EpisodeSpec, Rules
+from sotopia_rl_data.rollouts.next_turns import NextTurns
 from sotopia_rl_data.rollouts.plan import RolloutPlan
 from sotopia_rl_data.rollouts.policies import Called
 from sotopia_rl_data.rollouts.world import TurnPrompt
-from sotopia_rl_data.schema import Episode
-
-T = TypeVar("T")
-_TRIES, _LONGEST_S = 4, 30.0  # of a partner that gives no answer, and the longest wait before it is asked again
+from sotopia_rl_data.schema import Episode, Turn
+from sotopia_rl_data.store import Store
 
 
 async def _nobody(prompt: TurnPrompt) -> str:
@@ -38,80 +39,95 @@ def outside(name: str = "outside") -> Called:
     return Called(name, _nobody, Target("outside", name))
 
 
+class Partners:
+    """The policies of the other seats of a plan, for all its tables, from any thread.
+
+    Those who wait at the same time are asked about together. The answers are kept in the ledger of `store` (default:
+    the store), or in that of the `options`, whose `budget` is a cap in USD on what is asked until `close`. Raises
+    UsageError where a cap cannot be kept, StoreError where the ledger cannot be read.
+    """
+
+    def __init__(self, plan: RolloutPlan, options: AskOptions | None = None, store: Path | None = None) -> None:
+        options = options or AskOptions()
+        prices = options.price_list()
+        asking.check([plan.b], options, prices)
+        self._rules = plan.rules
+        self._ledger = Ledger(options.ledger_in(store or Store.default().root))
+        self.spending = Spending(self._ledger, options, prices)
+        self._turns = Gathered(self._next_turns, threading.Lock())
+
+    def next_turn(self, spec: EpisodeSpec) -> Turn:
+        """What a partner does next in an episode that has begun. Raises AskingError where it gives no answer."""
+        (turn,) = self._turns.ask([spec])
+        if isinstance(turn, Unavailable):
+            raise turn
+        return turn
+
+    def close(self) -> None:
+        """Close the ledger."""
+        self._ledger.close()
+
+    def _next_turns(self, specs: Sequence[EpisodeSpec]) -> list[Turn | Unavailable]:
+        turns = NextTurns(specs, self._rules)
+        self.spending.ask(turns)
+        return turns.turns
+
+
 class SeatedEpisode:
-    """One episode. `prompt` is what the seat has to answer now."""
+    """One episode. `prompt` is what the seat sees before it acts; None when the episode is over, or broke off as a
+    partner gave no answer."""
 
-    def __init__(self, spec: EpisodeSpec, rules: Rules, place: int) -> None:
+    def __init__(self, spec: EpisodeSpec, rules: Rules, place: int, partners: Partners) -> None:
+        self.agent, self.prompt = spec.scene.agents[place], None
+        self._spec, self._rules, self._partners = spec, rules, partners
         self._run = EpisodeRun(spec, rules)
-        self.agent = spec.scene.agents[place]
-        self._request: TurnRequest | None = None
+        self._begun: tuple[Mapping[str, Action], ...] = ()
 
-    @property
-    def prompt(self) -> TurnPrompt | None:
-        """What the seat sees before it acts; None when the episode is over, or broke off as the partner gave no
-        answer."""
-        return None if self._request is None else self._request.prompt
+    prompt: TurnPrompt | None
 
     @property
     def episode(self) -> Episode:
         """The episode so far."""
         return self._run.episode()
 
-    async def start(self) -> None:
-        """Play until it is the seat's turn. Raises AskingError where the partner gives no answer."""
-        await self._play_others(self._run.first())
+    def start(self) -> None:
+        """Play until it is the seat's turn. Raises AskingError where a partner gives no answer."""
+        self._play_others()
 
-    async def act(self, text: str) -> None:
+    def act(self, text: str) -> None:
         """Play the seat's turn, and then until it is its turn again. Raises UsageError after the end, AskingError."""
-        request = self._request
-        if request is None:
+        if self.prompt is None:
             raise UsageError("The episode is over, or broke off.", "begin another with `reset`")
-        turn, reply = request.prompt.turn, Reply(text)
-        following: TurnRequest | None = request
-        while following is not None and self._is_ours(following) and following.prompt.turn == turn:
-            following = self._run.take(following, _settled(following, reply))  # as often as it would be drawn again
-        await self._play_others(following)
+        self._play(self.agent, self._run.world.read_or_nothing(self.agent, text))
+        self._play_others()
 
-    async def _play_others(self, request: TurnRequest | None) -> None:
-        self._request = None  # the seat's turn was taken: where the partner gives no answer, nobody can go on
-        while request is not None and not self._is_ours(request):
-            request = self._run.take(request, _settled(request, await _sent(request)))
-        self._request = request
+    def _play_others(self) -> None:
+        world, self.prompt = self._run.world, None  # where a partner gives no answer, nobody can go on
+        while not world.done and world.acting != (self.agent,):
+            turn = self._partners.next_turn(replace(self._spec, begun=self._begun))
+            self._play(turn.agent, Action(turn.action_type, turn.text, turn.to, bool(turn.failed)))
+        if not world.done:
+            rules = self._rules
+            self.prompt = world.turn_prompt(self.agent, self._spec.episode_id, rules.layout, rules.template)
 
-    def _is_ours(self, request: TurnRequest) -> bool:
-        return request.prompt.agent == self.agent
-
-
-def _settled(request: TurnRequest, reply: Reply) -> Settled:
-    question, key = request.hashes
-    return Settled(answered(request, key, question, reply, 0.0), request.run.accepts(request, reply), True)
-
-
-async def _sent(request: TurnRequest) -> Reply:
-    """The partner's answer. It is asked again, after a while, where it gives none."""
-    tries = 0
-    while True:
-        try:
-            return await request.player.send(request)
-        except Unavailable as error:
-            tries += 1
-            if tries == _TRIES:
-                raise
-            await asyncio.sleep(min(error.retry_after or 2.0**tries, _LONGEST_S))
+    def _play(self, agent: str, action: Action) -> None:
+        self._run.world.step({agent: action})
+        self._begun += ({agent: action},)
 
 
 class Table:
     """Where one episode after the other is played, by `reset` and `act`, from any thread and without an event loop.
 
     `plan` says which episodes, in the layout `chat`: `a` is the seat, `b` its partner. `rewards` gives the reward of
-    the seat's utterance as soon as it was said. Raises UsageError for another layout.
+    the seat's utterance as soon as it was said. Tables of one plan share their `partners`. Raises UsageError for
+    another layout, and what `Partners` raises.
     """
 
-    def __init__(self, plan: RolloutPlan, rewards: TurnRewards) -> None:
+    def __init__(self, plan: RolloutPlan, rewards: TurnRewards, partners: Partners | None = None) -> None:
         if plan.rules.layout != "chat":
             raise UsageError("An environment shows its episodes as chats.", "give the rules layout='chat'")
         self.specs = list(plan.specs())
-        self._plan, self._rewards = plan, rewards
+        self._plan, self._rewards, self._partners = plan, rewards, partners or Partners(plan)
         self.number = -1
         self.seated: SeatedEpisode | None = None
         self.turn_rewards: dict[int, float | None] = {}
@@ -121,8 +137,9 @@ class Table:
         the episode ended before its turn came. Raises AskingError where the partner gives no answer."""
         self.number = (self.number + 1 if number is None else number) % len(self.specs)
         spec = self.specs[self.number]
-        self.seated, self.turn_rewards = SeatedEpisode(spec, self._plan.rules, spec.players.index(self._plan.a)), {}
-        _wait(self.seated.start())
+        place = spec.players.index(self._plan.a)
+        self.seated, self.turn_rewards = SeatedEpisode(spec, self._plan.rules, place, self._partners), {}
+        self.seated.start()
         return self.seated.prompt
 
     def act(self, text: str) -> float | None:
@@ -132,7 +149,7 @@ class Table:
             raise UsageError("There is no episode to act in.", "begin one with `reset`")
         turn = self.seated.prompt.turn
         self.turn_rewards[turn] = None  # unknown, and not left out, where what follows raises
-        _wait(self.seated.act(text))
+        self.seated.act(text)
         episode = self.seated.episode
         until = replace(episode, turns=tuple(one for one in episode.turns if one.turn <= turn))
         self.turn_rewards[turn] = self._rewards(until, self.seated.agent).get(turn)
@@ -143,15 +160,3 @@ class Table:
         """The mean of the rewards so far; None where nothing was said, or one is missing."""
         known = [reward for reward in self.turn_rewards.values() if reward is not None]
         return sum(known) / len(known) if known and len(known) == len(self.turn_rewards) else None
-
-
-@cache
-def _partners() -> asyncio.AbstractEventLoop:
-    """The loop in which the partners of all tables are asked: their clients belong to one."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="partners", daemon=True).start()
-    return loop
-
-
-def _wait(coroutine: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run_coroutine_threadsafe(coroutine, _partners()).result()

@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from sotopia_rl_data.environments.playing import Table
+from sotopia_rl_data.environments.playing import Partners, Table
 from sotopia_rl_data.environments.rewards import TurnRewards
 from sotopia_rl_data.rollouts import TurnPrompt
 from sotopia_rl_data.rollouts.plan import RolloutPlan
@@ -61,10 +61,11 @@ class DialogueTools:
         return "" if seated is None else seated.episode.agent(seated.agent).name
 
 
-def factory(plan: RolloutPlan, rewards: TurnRewards) -> Callable[[], DialogueTools]:
-    """The `environment_factory` for a plan whose `a` is `outside()`. Raises UsageError as `Table` does."""
-    Table(plan, rewards)
-    return lambda: DialogueTools(Table(plan, rewards))
+def factory(plan: RolloutPlan, rewards: TurnRewards, partners: Partners | None = None) -> Callable[[], DialogueTools]:
+    """The `environment_factory` for a plan whose `a` is `outside()`. Raises what `Table` raises."""
+    partners = partners or Partners(plan)
+    Table(plan, rewards, partners)
+    return lambda: DialogueTools(Table(plan, rewards, partners))
 
 
 def rows(plan: RolloutPlan) -> list[dict[str, Any]]:

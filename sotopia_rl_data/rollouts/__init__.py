@@ -5,6 +5,7 @@ markup.py                      which spans of a text an agent sees
 scenarios.py profiles.py       scenes from scenario files, and from the sotopia library's profiles
 policies.py                    who plays: scripted policies, callables, models by name
 plan.py episode_run.py rollout.py  which episodes; one episode as a chain of requests; all of them into a version
+next_turns.py                  the next action in episodes that have begun
 estimate.py                    what a run would cost
 """
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from sotopia_rl_data.asking import ask as asking
-from sotopia_rl_data.asking.ask import bill_of
 from sotopia_rl_data.asking.plan import AskOptions
+from sotopia_rl_data.asking.together import Spending
 from sotopia_rl_data.errors import BadAnswer, BudgetSpent, InputError, UsageError
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.plan import Elicitation, LabelPlan, RewardSettings, prepare
@@ -53,11 +53,11 @@ class JudgeRewards:
                 f"The schema {plan.schema.id!r} divides the score of an episode that has ended; a completion has none.",
                 f"serve a judge with --schema {DEFAULT_SCHEMA}, or with a rubric of your own",
             )
-        self._prices = options.price_list()
-        asking.check(Questions(QuestionPart(plan, lambda: ())).judges, options, self._prices)
+        prices = options.price_list()
+        asking.check(Questions(QuestionPart(plan, lambda: ())).judges, options, prices)
         self._plan = _CompletionPlan(**{one.name: getattr(plan, one.name) for one in fields(plan)})
-        self._options, self.spent = options, 0.0  # USD
         self._ledger = Ledger(options.ledger_in(store))
+        self.spending = Spending(self._ledger, options, prices)
         self.identity = f"{plan.schema.id} by {', '.join(judge.id for judge in plan.judges)}"
         self.targets = plan.dimensions
 
@@ -83,24 +83,12 @@ class JudgeRewards:
 
     def _ask(self, questions: Questions) -> None:
         """Ask what the ledger does not answer, within what is left of the budget."""
-        cap = self._options.budget
-        self._ledger.catch_up()
-        before = self._paid(questions)
-        options = replace(self._options, spent=self.spent - before)  # what its questions have cost before, a run counts
         try:
-            asking.ask(questions, self._ledger, options, self._prices)
+            self.spending.ask(questions)
         except BudgetSpent as error:
+            cap = self.spending.options.budget
             hint = "raise --budget and start the server again: what was answered is kept"
             raise BudgetSpent(f"Nothing more fits under the server's budget of {cap:g} USD.", hint) from error
-        finally:
-            self.spent += self._paid(questions) - before
-
-    def _paid(self, questions: Questions) -> float:
-        """USD that all attempts at these questions have cost, or may have cost."""
-        tally = LabelTally()
-        questions.count(self._ledger, tally)
-        bill = bill_of(questions.judges, tally, self._prices)
-        return bill.known + bill.maybe
 
     def _rewards(self, episode: Episode, labels: Sequence[Attribution]) -> list[float]:
         """The rewards of an episode's last utterance, by dimension."""

@@ -235,7 +235,7 @@ def test_one_budget_holds_for_the_rewards_and_evaluations_of_all_talks(tmp_path:
         assert 0.01 < cost <= 0.05
         assert spent
         assert "0.05 USD" in spent[0].message
-        assert host.spent == pytest.approx(cost)
+        assert host.spending.spent == pytest.approx(cost)
         host.close()
 
 

@@ -35,13 +35,16 @@ def by_length(episode: Episode, agent: str) -> dict[int, float | None]:
 
 
 @pytest.fixture
-def url() -> Iterator[str]:
+def url(tmp_path: Path) -> Iterator[str]:
     import uvicorn
 
     from sotopia_rl_data.environments.openenv import dialogue_app
+    from sotopia_rl_data.environments.playing import Partners
 
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(dialogue_app(PLAN, by_length), log_level="warning"))
+    server = uvicorn.Server(
+        uvicorn.Config(dialogue_app(PLAN, by_length, Partners(PLAN, store=tmp_path)), log_level="warning")
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     deadline = time.monotonic() + 60

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from fixtures.acting_provider import acting
 
-from sotopia_rl_data.environments.playing import Table, outside
+from sotopia_rl_data.asking.plan import AskOptions
+from sotopia_rl_data.environments.playing import Partners, Table, outside
 from sotopia_rl_data.environments.trl import DialogueTools, factory, rows
-from sotopia_rl_data.errors import BudgetSpent, Rejected, UsageError
+from sotopia_rl_data.errors import BudgetSpent, Rejected, Unavailable, UsageError
+from sotopia_rl_data.query import Dataset
 from sotopia_rl_data.rollouts import TurnPrompt, bundled, scripted
 from sotopia_rl_data.rollouts.episode_run import Rules
 from sotopia_rl_data.rollouts.plan import RolloutPlan
@@ -53,7 +56,7 @@ def test_the_same_answers_give_the_episodes_of_rollout(swap: bool, tmp_path: Pat
     rollout(store, plan, "lab/rolled")
     files = store.resolve("lab/rolled").files("episodes").values()
     rolled = [row_episode(row) for paths in files for path in paths for row in pq.read_table(path).to_pylist()]
-    table = Table(plan, by_length)
+    table = Table(plan, by_length, Partners(plan, store=tmp_path))
     episodes = {episode.episode_id: episode for episode in (played(table, i) for i in range(len(plan)))}
     assert episodes == {episode.episode_id: episode for episode in rolled}
     assert table.turn_rewards == by_length(played(table, len(plan) - 1), table.seated.agent)
@@ -64,8 +67,13 @@ def plan() -> RolloutPlan:
     return plan_of(bundled(), RULES, a=outside(), b="scripted:firm")
 
 
-def test_an_answer_that_cannot_be_read_is_a_flagged_silence_without_a_reward(plan: RolloutPlan):
-    table = Table(plan, by_length)
+@pytest.fixture
+def partners(plan: RolloutPlan, tmp_path: Path) -> Partners:
+    return Partners(plan, store=tmp_path)
+
+
+def test_an_answer_that_cannot_be_read_is_a_flagged_silence_without_a_reward(plan: RolloutPlan, partners: Partners):
+    table = Table(plan, by_length, partners)
     table.reset(0)
     assert table.act("Hm.") is None
     (silence,) = [turn for turn in table.seated.episode.turns if turn.turn == 0]
@@ -74,8 +82,8 @@ def test_an_answer_that_cannot_be_read_is_a_flagged_silence_without_a_reward(pla
     assert table.mean_reward is None
 
 
-def test_acting_before_the_beginning_or_after_the_end_is_a_sentence(plan: RolloutPlan):
-    table = Table(plan, by_length)
+def test_acting_before_the_beginning_or_after_the_end_is_a_sentence(plan: RolloutPlan, partners: Partners):
+    table = Table(plan, by_length, partners)
     with pytest.raises(UsageError, match="There is no episode to act in"):
         table.act("hello")
     played(table, 0)
@@ -88,13 +96,15 @@ def test_acting_before_the_beginning_or_after_the_end_is_a_sentence(plan: Rollou
 HELLO = '{"action_type": "speak", "argument": "Hello."}'
 
 
-def test_an_utterance_whose_reward_cannot_be_had_leaves_the_episode_without_a_mean(plan: RolloutPlan):
+def test_an_utterance_whose_reward_cannot_be_had_leaves_the_episode_without_a_mean(
+    plan: RolloutPlan, partners: Partners
+):
     def rewards(episode: Episode, agent: str) -> dict[int, float | None]:
         if episode.turns[-1].turn == 2:
             raise BudgetSpent("Nothing more fits.")
         return by_length(episode, agent)
 
-    table = Table(plan, rewards)
+    table = Table(plan, rewards, partners)
     table.reset(0)
     assert (table.act(HELLO), table.mean_reward) == (6.0, 6.0)
     with pytest.raises(BudgetSpent):
@@ -103,7 +113,7 @@ def test_an_utterance_whose_reward_cannot_be_had_leaves_the_episode_without_a_me
     assert (table.turn_rewards, table.mean_reward) == ({0: 6.0, 2: None, 4: 6.0}, None)
 
 
-def test_an_episode_whose_partner_gives_no_answer_broke_off_and_another_can_begin():
+def test_an_episode_whose_partner_gives_no_answer_broke_off_and_another_can_begin(tmp_path: Path):
     async def silent_at_first(prompt: TurnPrompt) -> str:
         asked.append(prompt)
         if len(asked) == 1:
@@ -111,9 +121,10 @@ def test_an_episode_whose_partner_gives_no_answer_broke_off_and_another_can_begi
         return HELLO
 
     asked: list[TurnPrompt] = []
-    table = Table(plan_of(bundled(), RULES, a=outside(), b=silent_at_first), by_length)
+    plan = plan_of(bundled(), RULES, a=outside(), b=silent_at_first)
+    table = Table(plan, by_length, Partners(plan, store=tmp_path))
     table.reset(0)
-    with pytest.raises(Rejected):
+    with pytest.raises(Unavailable, match="silent_at_first gave no answer: The provider refuses"):
         table.act(HELLO)
     assert (table.seated.prompt, table.mean_reward) == (None, None)
     with pytest.raises(UsageError, match="There is no episode to act in"):
@@ -122,8 +133,56 @@ def test_an_episode_whose_partner_gives_no_answer_broke_off_and_another_can_begi
     assert (table.act(HELLO), table.seated.prompt.turn) == (6.0, 2)
 
 
-def test_trl_plays_by_the_tool_and_gets_the_mean_reward(plan: RolloutPlan):
-    environment: DialogueTools = factory(plan, by_length)()
+@pytest.mark.slow
+def test_partners_are_asked_through_the_ledger_so_what_rollout_has_played_is_not_asked_again(tmp_path: Path):
+    store = Store(tmp_path)
+    with acting() as provider:
+        partner = f"openai:partner@{provider.url}"
+        rollout(store, plan_of(bundled()[:4], RULES, a="scripted:warm", b=partner), "lab/rolled")
+        assert provider.asked
+        rolled, provider.asked[:] = Dataset(store.resolve("lab/rolled")), []
+        plan = plan_of(bundled()[:4], RULES, a=outside(), b=partner)
+        table = Table(plan, by_length, Partners(plan, store=tmp_path))
+        # The seat's lines go by the episode's id, which the name of its policy changes: these are rollout's.
+        said = {
+            (episode.environment_id, turn.turn): json.dumps({"action_type": turn.action_type, "argument": turn.text})
+            for episode in rolled.episodes()
+            for turn in episode.turns
+        }
+        again = [
+            played(table, number, lambda prompt: said[table.seated.episode.environment_id, prompt.turn])
+            for number in range(4)
+        ]
+        assert provider.asked == []
+        assert {one.environment_id: one.turns for one in again} == {
+            one.environment_id: one.turns for one in rolled.episodes()
+        }
+        table.reset(0)
+        table.act(json.dumps({"action_type": "speak", "argument": "Something else."}))
+        assert len(provider.asked) == 1
+
+
+@pytest.mark.slow
+def test_what_partners_cost_stays_within_the_budget(tmp_path: Path):
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("as_of: 2026-11-01\nhosts:\n  '*':\n    partner: [1, 1, 1, 200, 100]\n")
+    with acting() as provider:
+        plan = plan_of(bundled(), RULES, a=outside(), b=f"openai:partner@{provider.url}", sampling={"max_tokens": 100})
+        partners = Partners(plan, AskOptions(budget=0.04, prices=prices), tmp_path)
+        table = Table(plan, by_length, partners)
+
+        def play_all() -> None:
+            for number in range(len(plan)):
+                played(table, number)
+
+        with pytest.raises(BudgetSpent, match=r"Nothing more fits under the budget of 0\.04 USD"):
+            play_all()
+        assert 0 < partners.spending.spent <= 0.04
+        assert table.seated.prompt is None
+
+
+def test_trl_plays_by_the_tool_and_gets_the_mean_reward(plan: RolloutPlan, partners: Partners):
+    environment: DialogueTools = factory(plan, by_length, partners)()
     assert [row["scene"] for row in rows(plan)] == list(range(13))
     first = environment.reset(**rows(plan)[4])
     name = plan.scenes[4].people[0].name
@@ -147,7 +206,7 @@ def test_grpo_of_trl_takes_a_step_in_which_the_policy_plays_by_its_tool(tmp_path
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     plan = plan_of(bundled()[:1], RULES, a=outside(), b="scripted:firm")
-    begin = factory(plan, by_length)
+    begin = factory(plan, by_length, Partners(plan, store=tmp_path / "store"))
     tiny = toy_model(tmp_path / "tiny", hidden=64, layers=2)
     tokenizer, model = AutoTokenizer.from_pretrained(tiny), AutoModelForCausalLM.from_pretrained(tiny)
     templates = Path(trl.__file__).parent / "chat_templates"

@@ -133,7 +133,7 @@ def test_a_budget_caps_all_that_is_asked_and_known_answers_are_free(tmp_path: Pa
         options = {"prices": prices, "budget": 0.05}
         source = judged(tmp_path / "store", sim(provider), **options)
         first, answered = source.score(asked[:1]), 1
-        while 0.05 - source.spent > 0.012:  # the most that a call can cost is above 0.01
+        while 0.05 - source.spending.spent > 0.012:  # the most that a call can cost is above 0.01
             source.score([asked[answered]])
             answered += 1
         with pytest.raises(BudgetSpent, match=r"the server's budget of 0\.05 USD"):
@@ -141,13 +141,13 @@ def test_a_budget_caps_all_that_is_asked_and_known_answers_are_free(tmp_path: Pa
         log = provider.log()
         cost = (log["usage"]["input"] * 2.5 + log["usage"]["output"] * 10) / 1e6
         assert 2 < answered < 30
-        assert source.spent == pytest.approx(cost)
+        assert source.spending.spent == pytest.approx(cost)
         assert cost <= 0.05
         assert source.score(asked[:answered])[0] == first[0]  # all of them are known
         source.close()
         again = judged(tmp_path / "store", sim(provider), **options)
         again.score(asked[: answered + 1])
-        assert 0 < again.spent < 0.05
+        assert 0 < again.spending.spent < 0.05
         again.close()
 
 

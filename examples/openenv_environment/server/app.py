@@ -4,7 +4,8 @@ SOTOPIA_PARTNER     the partner's policy, as `rollout --b` names it        scrip
 SOTOPIA_JUDGE       who rewards, as `label --judge` names it               lexical
 SOTOPIA_SCENARIOS   which scenes, as `rollout --scenarios` names them      samples
 SOTOPIA_TURNS       the most turns of an episode                           20
-SOTOPIA_BUDGET      the most that a paid judge's answers may cost, in USD   no cap
+SOTOPIA_BUDGET      the most that the judge's answers may cost, in USD,
+                    and the most that the partner's may                    no cap
 
 uvicorn server.app:app --port 8000
 """
@@ -14,8 +15,9 @@ from __future__ import annotations
 import math
 import os
 
+from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.environments.openenv import dialogue_app
-from sotopia_rl_data.environments.playing import outside
+from sotopia_rl_data.environments.playing import Partners, outside
 from sotopia_rl_data.environments.rewards import RewardChoice, turn_rewards
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.rollouts.episode_run import Rules
@@ -47,4 +49,4 @@ plan = plan_of(
 )
 budget = number("BUDGET", "", float) if setting("BUDGET", "") else None
 choice = RewardChoice(judge=setting("JUDGE", "lexical"), budget=budget)
-app = dialogue_app(plan, turn_rewards(choice))
+app = dialogue_app(plan, turn_rewards(choice), Partners(plan, AskOptions(budget=budget)))
