@@ -1,6 +1,6 @@
 """Credit by re-playing, against the truth of known games: does the interval hold, and what does accuracy cost?
 
-    python benchmarks/credit.py            # about four minutes on two cores
+    python benchmarks/credit.py            # about six minutes on two cores; draws docs/credit-cost.png
 
 Coverage: one turn in each of 4,000 games (seeds fixed beforehand), Q − V with all that is true; and the Shapley values
 of one agent's turns in each of 500. The curve: turns of
@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -29,7 +30,9 @@ TURNS, GAMES, SHARED = 4_000, 200, 500
 SIZES = ((4, 4), (8, 8), (16, 16))
 ORDERS = (4, 8, 16, 64)
 CURVE = ((2, 1), (4, 1), (4, 4), (8, 4), (16, 4), (16, 16))
-ASKED = (1, 3, 10, 30, 100, 300, 1000)
+ASKED = (1, 3, 10, 30, 100, 300, 1000, 4000)
+PICTURE = Path(__file__).parents[1] / "docs" / "credit-cost.png"
+Point = tuple[float, float]  # calls a turn, tau-b
 
 
 def one_turn(number: int, draws: int, plays: int) -> tuple[float, CreditEstimate]:
@@ -76,7 +79,8 @@ def print_coverage(size: int, pairs: list[tuple[float, CreditEstimate]]) -> None
     print(f"| {size} | {held:.1%} | {widths.mean():.2f} | {widths.min():.2f} | {error:.2f} |", flush=True)
 
 
-def curve(count: int) -> None:
+def curve(count: int) -> dict[str, list[Point]]:
+    """Prints the table; returns the points of each way to credit."""
     games = [played(number, SEED) for number in range(count)]
     truth, group, agents = [], [], 0
     for one in games:
@@ -88,16 +92,40 @@ def curve(count: int) -> None:
     true, of = np.array(truth), np.array(group)
     print("| credit by | calls a turn | tau-b | right signs |")
     print("|---|--:|--:|--:|")
+    drawn: dict[str, list[Point]] = {"re-playing": []}
     for draws, plays in CURVE:
         rows = [row for one in games for row in replayed_turns(one, draws, plays)]
         calls, credit = (np.array(column) for column in zip(*rows, strict=True))
-        print_line(f"re-playing, K = {draws}, M = {plays}", calls.mean(), credit, true, of)
+        point = print_line(f"re-playing, K = {draws}, M = {plays}", calls.mean(), credit, true, of)
+        drawn["re-playing"].append(point)
     rng = np.random.default_rng(SEED)
     for levels, signed in ((4, False), (4, True)):
+        kind = "quality, 4 levels around the middle" if signed else "importance, 4 levels"
+        total, so_far = np.zeros(len(true)), 0
         for asked in ASKED:
-            answers = np.mean([judged(true, of, levels, signed, rng) for _ in range(asked)], axis=0)
-            kind = "quality, 4 levels around the middle" if signed else "importance, 4 levels"
-            print_line(f"a judge of {kind}, asked {asked} times", asked * agents / len(true), answers, true, of)
+            total += sum(judged(true, of, levels, signed, rng) for _ in range(asked - so_far))
+            so_far, calls = asked, asked * agents / len(true)
+            point = print_line(f"a judge of {kind}, asked {asked:,} times", calls, total / asked, true, of)
+            drawn.setdefault(f"a judge of {kind}", []).append(point)
+    return drawn
+
+
+def draw(drawn: Mapping[str, Sequence[Point]], path: Path) -> None:
+    """Accuracy against cost, a line for each way to credit."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    for name, points in drawn.items():
+        axes.plot(*zip(*points, strict=True), marker="o", label=name)
+    axes.set_xscale("log")
+    axes.set_xlabel("calls for each turn")
+    axes.set_ylabel("tau-b with the true Q − V")
+    axes.set_ylim(0, 1)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", fontsize=9)
+    axes.set_title("Equal calls: re-playing, and a judge with 30 % wrong answers", fontsize=11, loc="left")
+    figure.savefig(path, dpi=110)
 
 
 def replayed_turns(one: Played, draws: int, plays: int) -> Iterator[tuple[float, float]]:
@@ -122,11 +150,12 @@ def judged(true: np.ndarray, group: np.ndarray, levels: int, signed: bool, rng: 
     return answer
 
 
-def print_line(name: str, calls: float, credit: np.ndarray, true: np.ndarray, group: np.ndarray) -> None:
+def print_line(name: str, calls: float, credit: np.ndarray, true: np.ndarray, group: np.ndarray) -> Point:
     taus = np.nan_to_num(tau_b(credit, true, group))
     telling = np.abs(true) > 1e-9
     signs = np.mean(np.sign(credit[telling]) == np.sign(true[telling]))
     print(f"| {name} | {calls:,.1f} | {taus.mean():.2f} | {signs:.0%} |", flush=True)
+    return float(calls), float(taus.mean())
 
 
 def main() -> None:
@@ -136,7 +165,7 @@ def main() -> None:
     print()
     shapley_coverage(int(SHARED * share))
     print()
-    curve(int(GAMES * share))
+    draw(curve(int(GAMES * share)), PICTURE)
     print(f"\n{time.monotonic() - began:.0f} s")
 
 

@@ -32,6 +32,9 @@ from sotopia_rl_data.schema import Attribution
 from sotopia_rl_data.store import Version
 
 WITHOUT_JUDGE = tuple(name for name, one in RULES.items() if one.measure is None)
+SHAPLEY = "shapley"
+PLAYED = ("counterfactual", SHAPLEY)
+"""The schemas that play dialogues anew. An oracle has nothing to answer there, so they have no ceiling."""
 AS_SCORED = "as scored"
 """What stands for the rule of a reward model, whose scores are taken as they are."""
 
@@ -115,8 +118,9 @@ def bench(
     Calls no model. Raises UsageError where `games` has no truth, InputError where labels are of other episodes."""
     truth, planted = truth_of(games), list(planted)
     held = [(label, _judged(games, label)) for label in labels]
-    found = {schema for _, judged in held for schema, *_ in judged if schema != REWARD_MODEL}
-    asked = list(dict.fromkeys(schemas if schemas is not None else sorted(found) or default_schemas()))
+    found = {schema for _, judged in held for schema, *_ in judged if schema not in (REWARD_MODEL, *PLAYED)}
+    usual = sorted(found) or ([] if held and not planted else default_schemas())
+    asked = list(dict.fromkeys(usual if schemas is None else schemas))
     lines: list[BenchLine] = []
     with TemporaryDirectory(prefix="sotopia-rl-data-") as folder:
         ceilings: dict[tuple[str, str], Nearness] = {}
@@ -132,7 +136,8 @@ def bench(
                     lines.append(BenchLine(method, near))
         for label, _ in held:
             for method, credit in _methods(games, label.files("attributions"), truth, _costs(label)):
-                lines.append(BenchLine(method, nearness(truth, credit, resamples=resamples, seed=seed)))
+                own = truth.with_shapley_values() if method.schema == SHAPLEY else truth
+                lines.append(BenchLine(method, nearness(own, credit, resamples=resamples, seed=seed)))
     for method, credit in _unjudged(games, truth):
         lines.append(BenchLine(method, nearness(truth, credit, resamples=resamples, seed=seed)))
     known = [_with_ceiling(line, ceilings.get((line.method.schema, line.method.rule))) for line in lines]

@@ -29,7 +29,7 @@ Asking = Callable[[Sequence[EpisodeSpec], Callable[[EpisodeRun], None]], None]
 """Plays these dialogues, and hands on each of them as it ends."""
 Scores = Mapping[tuple[str, str, str, str], float]
 """Of plays, by the id of the play, the agent, the dimension and the judge."""
-Gaps = Mapping[tuple["Draw", str, str], float]
+Gaps = Mapping[tuple["CreditDraw", str, str], float]
 """What a turn changed, by draw, dimension and judge, in the judge's points."""
 
 
@@ -130,7 +130,7 @@ class Juncture:
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class CreditDraw:
     """The k-th opinion about a turn: with `counterfactual`, the k-th utterance that the policy drew there. `call_id` is
     the key of the first request for it."""
 

@@ -1,7 +1,7 @@
 """What a report about credit should say, filled in from what a bench knows.
 
-After the reporting checklist, the cards of claims and the guide to methods of the survey of credit assignment (Zhang,
-arXiv 2604.09459), in our own words and for credit to utterances. What a bench cannot know is "not measured here".
+After what the survey of credit assignment (Zhang, arXiv 2604.09459) and its guide to methods ask for, in our own words
+and for credit to utterances. What a bench cannot know is "not measured here".
 """
 
 from __future__ import annotations
@@ -10,11 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from sotopia_rl_data.agreement.opinions import REWARD_MODEL
-from sotopia_rl_data.credit.bench import Bench, BenchLine
+from sotopia_rl_data.credit.bench import PLAYED, SHAPLEY, Bench, BenchLine
 from sotopia_rl_data.store import Version
-
-PLAYED = ("counterfactual", "shapley")
-"""The schemas that play dialogues anew."""
 
 
 class Point(NamedTuple):
@@ -49,13 +46,14 @@ def markdown(points: Sequence[Point]) -> str:
 
 
 def _claim(lines: Sequence[BenchLine]) -> Iterator[Point]:
+    played = sorted({line.method.schema for line in lines if line.method.schema in PLAYED})
     yield Point(
         "What credit is measured against",
         "Q − V of what was said, in points of its agent's score, with what the agent knew, under the policies that "
-        "played the games; the truth comes from dynamic programming",
+        "played the games" + ("; Shapley values against the true ones" if SHAPLEY in played else "") + "; the truth "
+        "comes from dynamic programming",
     )
     yield Point("What gets credit", "each utterance, among those of the same agent in the same dialogue")
-    played = sorted({line.method.schema for line in lines if line.method.schema in PLAYED})
     models = sorted({line.method.judge for line in lines if line.method.schema == REWARD_MODEL})
     asked = {line.method.judge for line in lines if line.method.schema not in PLAYED}
     judges = sorted(asked - {"", *models})
@@ -66,7 +64,7 @@ def _claim(lines: Sequence[BenchLine]) -> Iterator[Point]:
         ("rules on the score alone", sorted({line.method.rule for line in lines if not line.method.judge})),
     ]
     yield Point("What kind of claim it is", "; ".join(f"{kind}: {', '.join(who)}" for kind, who in kinds if who))
-    needs = "the score at the end, and no state that can be restored"
+    needs = "a dialogue and its score, and no state to go back to"
     yield Point(
         "What it needs", needs + (f"; {', '.join(played)}: dialogues that can be played anew" if played else "")
     )
@@ -90,7 +88,8 @@ def _comparisons(bench: Bench, lines: Sequence[BenchLine]) -> Iterator[Point]:
         + f", {_number(method.usd)} USD"
         for (schema, judge), method in sorted(costs.items())
     ]
-    yield Point("What it costs", "; ".join(told) or "nothing: no judge was asked")
+    told.append("methods are not held to equal calls")
+    yield Point("What it costs", "; ".join(told) if costs else "nothing: no judge was asked")
     rules = [line.method.rule for line in lines if not line.method.judge]
     yield Point("Baselines", f"the score shared out without a judge, at no call: {', '.join(rules)}")
     yield Point("The bound", "an oracle that answers the same schema, on the same scale, under the same rule")

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise, product
 from typing import Any
 
-from sotopia_rl_data.credit.branching import Asking, Draw, Gaps, Juncture, Scores, identity
+from sotopia_rl_data.credit.branching import Asking, CreditDraw, Gaps, Juncture, Scores, identity
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.rollouts.episode_run import MOST_REPEATS, EpisodeRun, EpisodeSpec, Rules
 from sotopia_rl_data.rollouts.policies import Player
@@ -131,8 +131,8 @@ class Coalitions:
 
     def __init__(self, settings: ShapleySettings, turns: Sequence[Juncture]) -> None:
         self._settings, self._agents = settings, by_agent(turns)
-        self.failures: list[tuple[Draw, Failure]] = []
-        self.draws: list[Draw] = []
+        self.failures: list[tuple[CreditDraw, Failure]] = []
+        self.draws: list[CreditDraw] = []
 
     def plays(self, ask: Asking) -> list[EpisodeSpec]:
         """All plays; nothing is asked before."""
@@ -141,14 +141,14 @@ class Coalitions:
             plays = agent.plays(self._settings, sample)
             whole = EpisodeRun(plays[(1 << len(agent.turns)) - 1], self._settings.rules)
             call_id = "" if whole.world.done else whole.first().key
-            self.draws += [Draw(turn, sample, call_id) for turn in agent.turns]
+            self.draws += [CreditDraw(turn, sample, call_id) for turn in agent.turns]
             specs += plays.values()
         return specs
 
     def gaps(self, scores: Scores, judges: Sequence[str], dimensions: Sequence[str]) -> Gaps:
         """What each turn added, for each sample, dimension and judge; nothing of a sample in which a play has no
         score."""
-        found, draws = dict[tuple[Draw, str, str], float](), iter(self.draws)
+        found, draws = dict[tuple[CreditDraw, str, str], float](), iter(self.draws)
         for agent, sample in self._samples():
             plays = agent.plays(self._settings, sample)
             of_turns = [next(draws) for _ in agent.turns]

@@ -17,7 +17,7 @@ from itertools import product
 
 import numpy as np
 
-from sotopia_rl_data.credit.branching import Asking, Draw, Gaps, Juncture, ReplaySettings, Scores, action_of
+from sotopia_rl_data.credit.branching import Asking, CreditDraw, Gaps, Juncture, ReplaySettings, Scores, action_of
 from sotopia_rl_data.errors import AskingError
 from sotopia_rl_data.rollouts.actions import Action
 from sotopia_rl_data.rollouts.episode_run import EpisodeRun, EpisodeSpec
@@ -32,12 +32,12 @@ class Alternatives:
 
     def __init__(self, settings: ReplaySettings, turns: Sequence[Juncture]) -> None:
         self._settings, self._turns = settings, turns
-        self._drawn: dict[Draw, Action] = {}
-        self._pairs: dict[Draw, list[tuple[str, str]]] = {}
-        self.failures: list[tuple[Draw, Failure]] = []
+        self._drawn: dict[CreditDraw, Action] = {}
+        self._pairs: dict[CreditDraw, list[tuple[str, str]]] = {}
+        self.failures: list[tuple[CreditDraw, Failure]] = []
 
     @property
-    def draws(self) -> list[Draw]:
+    def draws(self) -> list[CreditDraw]:
         """What was drawn."""
         return list(self._pairs)
 
@@ -62,7 +62,8 @@ class Alternatives:
         settings = self._settings
         specs = [(turn, k, turn.draw(settings, k)) for turn in self._turns for k in range(settings.alternatives)]
         draws = {
-            spec.episode_id: Draw(turn, k, EpisodeRun(spec, settings.rules).first().key) for turn, k, spec in specs
+            spec.episode_id: CreditDraw(turn, k, EpisodeRun(spec, settings.rules).first().key)
+            for turn, k, spec in specs
         }
 
         def take(run: EpisodeRun) -> None:

@@ -31,7 +31,7 @@ from sotopia_rl_data.costs.bill import Bill, Tally
 from sotopia_rl_data.credit.branching import (
     Asking,
     BranchPlan,
-    Draw,
+    CreditDraw,
     Gaps,
     Juncture,
     PlaySettings,
@@ -62,10 +62,10 @@ class PlayedCredit(Protocol):
     those that came to nothing before; `unjudged` says of one without a score why it has none."""
 
     unjudged: str
-    failures: list[tuple[Draw, Failure]]
+    failures: list[tuple[CreditDraw, Failure]]
 
     @property
-    def draws(self) -> Sequence[Draw]: ...
+    def draws(self) -> Sequence[CreditDraw]: ...
 
     def plays(self, ask: Asking) -> list[EpisodeSpec]: ...
 
@@ -257,7 +257,7 @@ def _scores(plays: Version) -> Scores:
 
 def _without_gap(
     replay: PlayedCredit, gaps: Gaps, judges: Sequence[str], dimensions: Sequence[str]
-) -> list[tuple[Draw, Failure]]:
+) -> list[tuple[CreditDraw, Failure]]:
     """A failure for each draw, dimension and judge without a difference."""
     return [
         (draw, Failure(replay.unjudged, draw.episode_id, draw.agent, draw.turn, dimension, judge, draw.call_id))

@@ -18,7 +18,7 @@ from typing import Any
 from sotopia_rl_data import tables
 from sotopia_rl_data.code import code
 from sotopia_rl_data.costs.bill import Bill
-from sotopia_rl_data.credit.branching import Draw, PlaySettings
+from sotopia_rl_data.credit.branching import CreditDraw, PlaySettings
 from sotopia_rl_data.dimensions import dimension
 from sotopia_rl_data.labelers.judge import Judge
 from sotopia_rl_data.labelers.labelling import INHERITED
@@ -44,8 +44,8 @@ class ReplayedVersion:
     settings: PlaySettings
     dimensions: Sequence[str]
     judges: Sequence[Judge]
-    gaps: Mapping[tuple[Draw, str, str], float]
-    failures: Sequence[tuple[Draw, Failure]]
+    gaps: Mapping[tuple[CreditDraw, str, str], float]
+    failures: Sequence[tuple[CreditDraw, Failure]]
 
     def commit(self, store: Store, name: str, policies: Bill, judges: Bill) -> Committed:
         """Write attributions, failures and rewards as the next version of `name`. The bills are those of the policies

@@ -5,13 +5,14 @@ A group is an agent in an episode: its turns are what credit is shared out among
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sotopia_rl_data.credit.making import pivotal_turn
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.store import Version
 
@@ -40,7 +41,7 @@ class GroupTruth:
 @dataclass(frozen=True, slots=True)
 class Truth:
     """All n utterances. `episode` and `group` number what each belongs to (`episodes` and `groups` many); `keys` are
-    (episode_id, agent, turn). `credit` is Q − V with what the agent knew."""
+    (episode_id, agent, turn). `credit` is Q − V with what the agent knew, `shapley` the Shapley values."""
 
     keys: list[tuple[str, str, int]]
     episode: Ints
@@ -52,6 +53,7 @@ class Truth:
     move: list[str]
     starts: Floats
     scores: Floats
+    shapley: Floats
     splits: dict[str, slice] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -61,6 +63,16 @@ class Truth:
     def polite(self) -> Flags:
         """Which utterances have polite filler."""
         return np.array(["polite" in wording for wording in self.wording])
+
+    def with_shapley_values(self) -> Truth:
+        """The same utterances with their Shapley values as the credit."""
+        pivotal = np.zeros(len(self), bool)
+        for number in range(int(self.group.max()) + 1 if len(self) else 0):
+            rows = np.flatnonzero(self.group == number)
+            row = pivotal_turn(rows.tolist(), self.shapley[rows].tolist())
+            if row is not None:
+                pivotal[row] = True
+        return replace(self, credit=self.shapley, pivotal=pivotal)
 
     def groups(self) -> dict[tuple[str, str], GroupTruth]:
         """Each group by (episode_id, agent)."""
@@ -129,5 +141,6 @@ def _laid_out(
         move=[row["move"] for row in rows],
         starts=np.array([first[group] for group in groups]),
         scores=np.array([scores[group] for group in groups]),
+        shapley=np.array([row["shapley"] for row in rows]),
         splits=splits,
     )

@@ -55,6 +55,7 @@ def truth_by_hand(credit: list[float]) -> Truth:
         move=["wait"] * n,
         starts=np.zeros(n // 2),
         scores=np.zeros(n // 2),
+        shapley=np.zeros(n),
     )
 
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
@@ -25,6 +26,7 @@ from sotopia_rl_data.credit.truth import truth_of
 from sotopia_rl_data.labelers.plan import DEFAULT_SCALE, LabelPlan
 from sotopia_rl_data.labelers.schemas import schema
 from sotopia_rl_data.store import Store, Version
+from sotopia_rl_data.tables import ATTRIBUTIONS
 
 
 def invoke(*arguments: str) -> Result:
@@ -93,6 +95,33 @@ def test_each_target_of_a_reward_model_that_scored_the_games_has_a_line(tmp_path
     assert longer == pytest.approx(-shorter)
     claim = {point.question: point.answer for point in checklist(measured, games)}["What kind of claim it is"]
     assert "predictions: rm:heads@1" in claim
+
+
+def test_credit_by_playing_anew_is_measured_and_shapley_values_against_the_true_ones(tmp_path: Path):
+    store = Store(tmp_path)
+    games = make_games(store, "lab/games", 8).version
+    truth = truth_of(games)
+    known = {"counterfactual": truth.credit, "shapley": truth.shapley}
+    place = {"dimension": "goal", "measure": "step", "judge": "fair", "sample": 0, "call_id": "c", "reasoning": None}
+    with store.stage("lab/played") as stage:
+        stage.link(games, "episodes")
+        for split, of_split in truth.splits.items():
+            rows = [
+                {"episode_id": episode, "agent": agent, "turn": turn, "schema": name, "raw": float(credit)}
+                | {**place, "scale_min": -10.0, "scale_max": 10.0}
+                for name, credits in known.items()
+                for (episode, agent, turn), credit in zip(truth.keys[of_split], credits[of_split], strict=True)
+            ]
+            stage.write("attributions", split, pa.Table.from_pylist(rows, schema=ATTRIBUTIONS))
+        played = stage.commit({"kind": "toy"}).version
+    measured = bench(games, [played], resamples=0)
+    lines = {line.method.schema: line for line in measured.lines if line.method.rule == "progress"}
+    assert {name: line.nearness.tau.value for name, line in lines.items()} == {"counterfactual": 1.0, "shapley": 1.0}
+    assert {line.nearness.hit.value for line in lines.values()} == {1.0}
+    assert lines["shapley"].ceiling_tau is None
+    told = dict(checklist(measured, games, [played]))
+    assert "causes under the named policy: counterfactual, shapley" in told["What kind of claim it is"]
+    assert "Shapley values against the true ones" in told["What credit is measured against"]
 
 
 def test_the_checklist_says_what_is_known_and_what_is_not(tmp_path: Path):

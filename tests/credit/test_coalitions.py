@@ -92,6 +92,24 @@ def test_values_of_two_turns_are_exact_in_every_sample_and_add_up(tmp_path: Path
     assert told == [(t, s, "shapley", "step", 3.5 if t == 0 else 4.5) for t in (0, 2) for s in range(3)]
 
 
+class Adder(Goldsmith):
+    """It counts Ann's words, and makes little of two."""
+
+    def score(self, turns: Sequence[Turn]) -> int:
+        return (1, 4, 2, 9)[sum(turn.agent == "ann" and bool(turn.text) for turn in turns)]
+
+
+def test_in_every_sample_the_values_add_up_to_what_all_turns_bring(tmp_path: Path):
+    store = Store(tmp_path)
+    dialogue(store, *["gold", "Oh."] * 3)
+    report = shapley(store, talking(), Adder(), samples=5)
+    (rows,) = (pq.read_table(path).to_pylist() for path in report.committed.version.files("attributions")["train"])
+    for sample in range(5):
+        values = sorted(row["raw"] for row in rows if row["sample"] == sample)
+        assert values == [-2.0, 5.0, 5.0]  # who is in the middle in both orders, and who is first in one of them
+        assert sum(values) == 9 - 1
+
+
 def test_who_is_not_said_to_speak_does_nothing_and_the_others_are_drawn_anew_for_as_long_as_it_lasted(tmp_path: Path):
     store = Store(tmp_path)
     dialogue(store, "gold", "Oh.", "lead", "Oh.")
