@@ -43,6 +43,10 @@ class Shard:
             )
         return cls(int(found[1]), int(found[2]))
 
+    def part(self, number: int, count: int) -> Shard:
+        """Part `number` (from 1) of `count` of this shard."""
+        return Shard((self.number - 1) * count + number, self.count * count)
+
     def of(self, episodes: Iterable[tuple[str, int]]) -> Callable[[str], bool]:
         """Whether an episode is in this shard, by its id. `episodes` are the ids of all, each once, with how much work
         an episode is, in any unit. Takes some 80 bytes of memory an episode."""

@@ -10,18 +10,20 @@ in `reward_model/trainer.py`, `policies.py` and `preferences.py`.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.code import check_installed
 from sotopia_rl_data.display import Display
+from sotopia_rl_data.shards import WHOLE, Shard
 from sotopia_rl_data.trainers.run_folder import RunFolder, environment
 
 if TYPE_CHECKING:
-    from sotopia_rl_data.shards import Shard
     from sotopia_rl_data.trainers.config import (
         PolicyDPOConfig,
         PolicyGRPOConfig,
@@ -35,6 +37,7 @@ _LESS_MEMORY = (
     "lower {} with --set (a higher gradient_accumulation_steps makes up for smaller batches), or try "
     "--set gradient_checkpointing=true or --set adapter=qlora"
 )
+_LONGEST_WAIT = timedelta(days=7)  # of processes for the slowest of them
 TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
 MUST_STAY = (  # settings that decide a run's rows, weights or steps: a resumed run must have the same
     "where", "split_by", "sentinels", "targets", "weigh_by_spread", "packing", "row_tokens",
@@ -322,17 +325,38 @@ def score(
     device: str | None = None,
 ) -> dict[str, Any]:
     """Add a reward model's scores to `dataset` as a new version; of a `shard`, keep them in `ledger` (see `score.py`).
-    `device` is by default a GPU, if any."""
+    `device` is by default a GPU, if any. Of several processes that `accelerate launch` starts, each scores its part, on
+    a GPU of its own; when all have ended, the first goes on as a single one would, and finds the scores kept."""
     check_installed("Scoring", *LIBRARIES)
     from sotopia_rl_data.trainers.modeling import oom_hint
     from sotopia_rl_data.trainers.reward_model.model import RewardModel
     from sotopia_rl_data.trainers.score import score_dataset, score_shard
 
+    processes = launched_processes()
     with oom_hint("wait until other work on it has ended, or use the CPU, with CUDA_VISIBLE_DEVICES set to nothing"):
-        model = RewardModel.load(reward_model, device=device)
+        own_gpu = processes.device if processes and processes.device.type != "cpu" else None
+        model = RewardModel.load(reward_model, device=device or own_gpu)
+        if processes:
+            own = (shard or WHOLE).part(processes.process_index + 1, processes.num_processes)
+            shown = display if processes.is_main_process else None
+            scored = score_shard(dataset, model, own, store=store, ledger=ledger, display=shown)
+            processes.wait_for_everyone()
+            if not processes.is_main_process:
+                return scored
         if shard is not None:
             return score_shard(dataset, model, shard, store=store, ledger=ledger, display=display)
         return score_dataset(dataset, model, store=store, out=out, ledger=ledger, display=display)
+
+
+def launched_processes() -> Any:
+    """Accelerate's state of the processes that `accelerate launch` or `torchrun` started; None where this is the only
+    one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    import torch
+    from accelerate import PartialState  # type: ignore[import-untyped]
+
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=_LONGEST_WAIT)
 
 
 def release(

@@ -110,24 +110,40 @@ class DatasetRows:
 
     def read(self, split: str, start: int = 0, stop: int | None = None) -> Iterator[DatasetRow]:
         """The rows of one split, or those from `start` to `stop`, in key order, read as they are taken."""
-        if split not in self.sizes:
-            return
+        if split in self.sizes:
+            with RowTexts(self.files) as texts:
+                yield from _rows_in(texts, split, self.index(split), start, stop)
+
+    def blocks(self, size: int, numbers: Iterable[int] | None = None) -> Iterator[list[DatasetRow]]:
+        """The rows of all splits, one after the other, `size` at a time; only the blocks with these `numbers` (from 0),
+        where they are given."""
+        indexes = {split: self.index(split) for split in self.sizes}
         with RowTexts(self.files) as texts:
-            for batch in self.index(split).slice(start, None if stop is None else stop - start).to_batches(_BATCH):
-                found = texts.read(batch.column("file").to_numpy(), batch.column("row").to_numpy())
-                for row, (prompt, completion) in zip(batch.to_pylist(), found, strict=True):
-                    yield DatasetRow(
-                        split=split,
-                        episode_id=row["episode_id"],
-                        environment_id=row["environment_id"],
-                        agent=row["agent"],
-                        turn=row["turn"],
-                        prompt=tuple(prompt),
-                        completion=tuple(completion),
-                        targets=tuple(row[f"target_{k}"] for k in range(len(row) - _OTHERS)),
-                        reward=row["reward"],
-                        spread=row["spread"],
-                    )
+            for number in range(-(-len(self) // size)) if numbers is None else numbers:
+                start, block = number * size, list[DatasetRow]()
+                for split, index in indexes.items():
+                    if len(block) < size and start < len(index):
+                        block += _rows_in(texts, split, index, start, start + size - len(block))
+                    start = max(0, start - len(index))
+                yield block
+
+
+def _rows_in(texts: RowTexts, split: str, index: pa.Table, start: int, stop: int | None) -> Iterator[DatasetRow]:
+    for batch in index.slice(start, None if stop is None else stop - start).to_batches(_BATCH):
+        found = texts.read(batch.column("file").to_numpy(), batch.column("row").to_numpy())
+        for row, (prompt, completion) in zip(batch.to_pylist(), found, strict=True):
+            yield DatasetRow(
+                split=split,
+                episode_id=row["episode_id"],
+                environment_id=row["environment_id"],
+                agent=row["agent"],
+                turn=row["turn"],
+                prompt=tuple(prompt),
+                completion=tuple(completion),
+                targets=tuple(row[f"target_{k}"] for k in range(len(row) - _OTHERS)),
+                reward=row["reward"],
+                spread=row["spread"],
+            )
 
 
 class RowTexts:

@@ -10,7 +10,10 @@ turn 0 (turn 1, where the same row is there twice, and so on).
 
 A shard makes no version: it keeps its scores in a ledger, and whoever scores the whole dataset takes them from there. A
 shard is a choice of blocks of rows, since scores that are computed together may differ in their last digits from the
-same computed otherwise: so the version is that of one process.
+same computed otherwise: so the version is that of one process. The processes of `accelerate launch` are such shards.
+
+Rows are read a block at a time, first to be scored, then to be written; of all of them only the scores are held, since
+the range of the scores stands beside each.
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +40,9 @@ from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.schema import Attribution
 from sotopia_rl_data.shards import Shard
-from sotopia_rl_data.store import Store
+from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.tables import attribution_table
-from sotopia_rl_data.trainers.data import DatasetRow, load_rows
+from sotopia_rl_data.trainers.data import DatasetRow, DatasetRows, load_rows
 from sotopia_rl_data.trainers.reward_model.model import RewardModel
 
 BATCH = 512
@@ -62,34 +65,23 @@ def score_dataset(
     whether it is new, the judge and the number of scores that were written. Raises NotFound for the dataset, InputError
     where a prompt does not fit the model.
     """
-    rows: Sequence[DatasetRow] = list(load_rows(ref, store=store, split_by="stored", need_reward=False))
+    rows = load_rows(ref, store=store, split_by="stored", need_reward=False)
     version, opened = open_dataset(ref, store).version, Store(store) if store else Store.default()
-    is_keyed = {"episode_id", "agent", "turn"} <= version.manifest.columns["rewards"].keys()
     with Ledger(ledger or opened.root / ".ledger") as kept:
         scores = head_scores(rows, KeptScores(kept, model), display)
-    if not is_keyed:
-        keys = _keys((row.prompt, row.completion) for row in rows)
-        rows = [
-            replace(row, episode_id=episode, agent=agent, turn=turn)
-            for row, (episode, agent, turn) in zip(rows, keys, strict=True)
-        ]
-    turns = [row.turn or 0 for row in rows]
-    judge, written = judge_of(model), 0
-    scored = list(zip(rows, turns, scores.tolist(), strict=True))
-    scales = list(zip(scores.min(axis=0).tolist(), scores.max(axis=0).tolist(), strict=True))
+    is_keyed = {"episode_id", "agent", "turn"} <= version.manifest.columns["rewards"].keys()
+    keys = None if is_keyed else MadeKeys.of(version)
+    judge = judge_of(model)
     with opened.stage(out or version.name) as stage:
         for config in version.manifest.configs:
             if config != "attributions" and (config != "rewards" or is_keyed):
                 stage.link(version, config)
-        seen: Counter[str] = Counter()
         for split in version.files("rewards"):
-            if not is_keyed:
-                stage.write("rewards", split, _with_keys(version.files("rewards")[split], seen))
+            if keys is not None:
+                stage.write("rewards", split, _with_keys(version.files("rewards")[split], keys))
             stage.write("attributions", split, _others(version, split, judge))
-            of_split = [(row, turn, heads) for row, turn, heads in scored if row.split == split]
-            fresh = attribution_table(_attributions(of_split, scales, model, judge))
+        for split, fresh in _attributions(rows, scores, model, keys and MadeKeys(keys.repeated)):
             stage.write("attributions", split, fresh)
-            written += fresh.num_rows
         recipe = dict(version.manifest.recipe)
         recipe["scored_by"] = sorted({*recipe.get("scored_by", []), judge})
         before = version.manifest.provenance
@@ -97,7 +89,7 @@ def score_dataset(
         provenance["parents"] = [{"name": version.name, "version": version.version, "digest": version.digest}]
         provenance["command"] = "score"
         committed = stage.commit(recipe, provenance)
-    return {"ref": committed.version.ref, "created": committed.created, "judge": judge, "rows": written}
+    return {"ref": committed.version.ref, "created": committed.created, "judge": judge, "rows": scores.size}
 
 
 def score_shard(
@@ -112,16 +104,16 @@ def score_shard(
     """Keep `model`'s scores of the rows in `shard` in `ledger` (default: the store's). Returns the shard, the judge,
     the number of rows in it, how many of them the ledger had already (`hits`), and the ledger. Raises NotFound,
     InputError and StoreError."""
-    rows: Sequence[DatasetRow] = list(load_rows(ref, store=store, split_by="stored", need_reward=False))
-    blocks = _blocks(rows)
-    is_ours = shard.of((str(number), sum(map(_length, block))) for number, block in enumerate(blocks))
-    ours = [block for number, block in enumerate(blocks) if is_ours(str(number))]
+    rows = load_rows(ref, store=store, split_by="stored", need_reward=False)
+    is_in = shard.of((str(number), sum(map(_length, block))) for number, block in enumerate(rows.blocks(BATCH)))
+    ours = [number for number in range(-(-len(rows) // BATCH)) if is_in(str(number))]
+    count = sum(min(BATCH, len(rows) - number * BATCH) for number in ours)
     opened = Store(store) if store else Store.default()
     with Ledger(ledger or opened.root / ".ledger") as kept:
         kept.check()
-        _, hits = _scores(ours, KeptScores(kept, model), display or Silent())
+        found = _scores(rows.blocks(BATCH, ours), count, KeptScores(kept, model), display)
+        hits = sum(known for _, known in found)
         directory = str(kept.directory)
-    count = sum(map(len, ours))
     return {"shard": str(shard), "judge": judge_of(model), "rows": count, "hits": hits, "ledger": directory}
 
 
@@ -130,10 +122,15 @@ def judge_of(model: RewardModel) -> str:
     return f"rm:{model.identity}"
 
 
-def head_scores(rows: Sequence[DatasetRow], kept: KeptScores, display: Display | None = None) -> NDArray[np.float64]:
+def head_scores(
+    rows: DatasetRows | Sequence[DatasetRow], kept: KeptScores, display: Display | None = None
+) -> NDArray[np.float64]:
     """[N, K] the scores of all rows by target, those that are kept and the model's."""
-    found, _ = _scores(_blocks(rows), kept, display or Silent())
-    return np.concatenate(found)
+    if isinstance(rows, DatasetRows):
+        blocks: Iterable[Block] = rows.blocks(BATCH)
+    else:
+        blocks = (rows[at : at + BATCH] for at in range(0, len(rows), BATCH))
+    return np.concatenate([scores for scores, _ in _scores(blocks, len(rows), kept, display)])
 
 
 class KeptScores:
@@ -170,84 +167,112 @@ class KeptScores:
         return Request(self._target, [*row.prompt, *row.completion])
 
 
-def _blocks(rows: Sequence[DatasetRow]) -> list[Block]:
-    """The rows that are scored together; neighbouring rows share prefixes."""
-    return [rows[at : at + BATCH] for at in range(0, len(rows), BATCH)]
-
-
 def _length(row: DatasetRow) -> int:
     """Characters of a dialogue."""
     return sum(len(message["content"]) for message in (*row.prompt, *row.completion))
 
 
-def _scores(blocks: Sequence[Block], kept: KeptScores, display: Display) -> tuple[list[NDArray[np.float64]], int]:
-    """[N, K] scores of each block: those that are kept, or else the model's, which are kept as they come. And how many
-    rows' were kept already."""
-    scores: list[NDArray[np.float64]] = []
-    done, hits, total = 0, 0, sum(map(len, blocks))
-    with display.progress("scoring", "utterances") as advance:
+def _scores(
+    blocks: Iterable[Block], total: int, kept: KeptScores, display: Display | None
+) -> Iterator[tuple[NDArray[np.float64], int]]:
+    """[N, K] scores of each block of neighbouring rows, which share prefixes: those that are kept, or else the model's,
+    which are kept as they come. And how many rows' were kept already. `total` counts the rows of all blocks."""
+    done = 0
+    with (display or Silent()).progress("scoring", "utterances") as advance:
         for block in blocks:
-            found = kept.known(block)
-            if found is not None:
-                hits += len(block)
-            else:
-                began = time.monotonic()
-                found = kept.model.score_heads([(row.prompt, row.completion) for row in block])
-                kept.keep(block, found, time.monotonic() - began)
-            scores.append(found)
+            scores, known = kept.known(block), len(block)
+            if scores is None:
+                began, known = time.monotonic(), 0
+                scores = kept.model.score_heads([(row.prompt, row.completion) for row in block])
+                kept.keep(block, scores, time.monotonic() - began)
+            yield scores, known
             done += len(block)
             advance(done, total)
-    return scores, hits
 
 
 def _attributions(
-    scored: Iterable[tuple[DatasetRow, int, list[float]]],
-    scales: Sequence[tuple[float, float]],
-    model: RewardModel,
-    judge: str,
-) -> Iterator[Attribution]:
-    """An attribution for each of the K scores of each (row, turn, scores). A target's scale is the range of its
-    scores."""
-    for row, turn, scores in scored:
+    rows: DatasetRows, scores: NDArray[np.float64], model: RewardModel, keys: MadeKeys | None
+) -> Iterator[tuple[str, pa.Table]]:
+    """The [N, K] scores of all rows, a block at a time, with the split: an attribution for each of the K scores of a
+    row. A target's scale is the range of its scores."""
+    judge, targets, at = judge_of(model), model.head.targets, 0
+    scales = list(zip(scores.min(axis=0).tolist(), scores.max(axis=0).tolist(), strict=True))
+
+    def of_row(row: DatasetRow, heads: Sequence[float]) -> Iterator[Attribution]:
+        episode, agent, turn = (
+            keys.next(row.prompt, row.completion) if keys else (row.episode_id, row.agent, row.turn or 0)
+        )
         call = sha256_of([judge, list(row.prompt), list(row.completion)])
-        for target, score, (low, high) in zip(model.head.targets, scores, scales, strict=True):
-            yield Attribution(
-                row.episode_id, row.agent, turn, target, REWARD_MODEL, "quality", judge, 0, score, low, high, call
-            )
+        for target, score, (low, high) in zip(targets, heads, scales, strict=True):
+            yield Attribution(episode, agent, turn, target, REWARD_MODEL, "quality", judge, 0, score, low, high, call)
+
+    for block in rows.blocks(BATCH):
+        scored = zip(block, scores[at : at + len(block)].tolist(), strict=True)
+        at += len(block)
+        for split, of_split in groupby(scored, key=lambda pair: pair[0].split):
+            yield split, attribution_table(one for row, heads in of_split for one in of_row(row, heads))
 
 
-def _keys(
-    texts: Iterable[tuple[Sequence[Any], Sequence[Any]]], seen: Counter[str] | None = None
-) -> Iterator[tuple[str, str, int]]:
-    """(episode_id, agent, turn) of rows that have none, by their prompts and completions; `seen` counts rows alike."""
-    seen = Counter() if seen is None else seen
-    for prompt, completion in texts:
-        episode = f"row-{sha256_of([list(prompt), list(completion)])[:16]}"
-        yield episode, "assistant", seen[episode]
-        seen[episode] += 1
+class MadeKeys:
+    """The keys of rows that have none, by their prompts and completions, in the order in which they are asked for.
+    Texts that occur once, as nearly all do, are not held: `repeated` names the episodes of the others."""
+
+    def __init__(self, repeated: Collection[str]) -> None:
+        self.repeated = repeated
+        self._seen: Counter[str] = Counter()
+
+    @classmethod
+    def of(cls, version: Version) -> MadeKeys:
+        """Those of a version's rewards."""
+        names = (
+            int(_episode(prompt, completion).removeprefix("row-"), 16)
+            for files in version.files("rewards").values()
+            for batch in _batches(files)
+            for prompt, completion in _texts(batch)
+        )
+        found, counts = np.unique(np.fromiter(names, np.uint64), return_counts=True)
+        return cls({f"row-{name:016x}" for name in found[counts > 1].tolist()})
+
+    def next(self, prompt: Iterable[Any], completion: Iterable[Any]) -> tuple[str, str, int]:
+        """(episode_id, agent, turn) of the next row, which has these messages."""
+        episode = _episode(prompt, completion)
+        turn = self._seen[episode] if episode in self.repeated else 0
+        if episode in self.repeated:
+            self._seen[episode] += 1
+        return episode, "assistant", turn
 
 
-def _with_keys(files: Sequence[Path], seen: Counter[str]) -> Iterator[pa.Table]:
-    """The rows of `rewards` files, each with a key."""
+def _episode(prompt: Iterable[Any], completion: Iterable[Any]) -> str:
+    return f"row-{sha256_of([list(prompt), list(completion)])[:16]}"
+
+
+def _batches(files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
     for path in files:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH):
-                texts = zip(batch.column("prompt").to_pylist(), batch.column("completion").to_pylist(), strict=True)
-                episodes, agents, turns = zip(*_keys(texts, seen), strict=True)
-                table = pa.Table.from_batches([batch])
-                table = table.add_column(0, "episode_id", pa.array(episodes, pa.string()))
-                place = table.schema.get_field_index("prompt")
-                table = table.add_column(place, "turn", pa.array(turns, pa.int32()))
-                yield table.add_column(place, "agent", pa.array(agents, pa.string()))
+            yield from file.iter_batches(BATCH)
 
 
-def _others(version: Any, split: str, judge: str) -> pa.Table:
+def _texts(batch: pa.RecordBatch) -> Iterator[tuple[Any, Any]]:
+    return zip(batch.column("prompt").to_pylist(), batch.column("completion").to_pylist(), strict=True)
+
+
+def _with_keys(files: Sequence[Path], keys: MadeKeys) -> Iterator[pa.Table]:
+    """The rows of `rewards` files, each with a key."""
+    for batch in _batches(files):
+        episodes, agents, turns = zip(*(keys.next(*texts) for texts in _texts(batch)), strict=True)
+        table = pa.Table.from_batches([batch])
+        table = table.add_column(0, "episode_id", pa.array(episodes, pa.string()))
+        place = table.schema.get_field_index("prompt")
+        table = table.add_column(place, "turn", pa.array(turns, pa.int32()))
+        yield table.add_column(place, "agent", pa.array(agents, pa.string()))
+
+
+def _others(version: Version, split: str, judge: str) -> Iterator[pa.Table]:
     """The split's attributions of other judges, unchanged."""
-    import pyarrow.parquet as pq
-
+    yield attribution_table([])
     files = version.files("attributions").get(split, []) if "attributions" in version.manifest.configs else []
-    tables = [pq.read_table(path) for path in files] or [attribution_table([])]
-    table = pa.concat_tables(tables)
-    return table.filter(pc.not_equal(table["judge"], judge))
+    for batch in _batches(files):
+        table = pa.Table.from_batches([batch])
+        yield table.filter(pc.not_equal(table["judge"], judge))

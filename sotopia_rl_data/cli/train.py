@@ -260,9 +260,14 @@ def _configuration(kind: str, store: Store, folder: Path, options: dict[str, Any
     return config.configure(chosen, preset=preset, file=file, options=options, settings=settings)
 
 
+def _is_later_process() -> bool:
+    """Whether this is one of several processes, but not the first, which alone prints and releases."""
+    return os.environ.get("RANK", "0") != "0"
+
+
 def _finish(config: TrainerConfig, record: dict[str, Any], as_json: bool) -> None:
     """Release the model where a name for it is set, and show the run's record."""
-    if os.environ.get("RANK", "0") != "0":  # a run of several processes prints and releases in the first one only
+    if _is_later_process():
         return
     folder = Path(config.output_dir)
     if config.release_as:
@@ -297,6 +302,9 @@ def score(
 ) -> None:
     """Add a reward model's scores to REF as a new version: one more judge, named by the model and its revision.
 
+    Scores are kept as they come, so a run that was killed goes on where it was. Several GPUs: accelerate launch -m
+    sotopia_rl_data score … has each process score a part, and the first one write the version.
+
     \b
     Examples:
       sotopia-rl-data score lab/episodes-rewards --reward-model lab/reward-model@v1.0.0
@@ -304,6 +312,8 @@ def score(
     """
     api.quiet_libraries(console.has_bars())
     scored = api.score(ref, reward_model, store=store.root, out=out, shard=shard, ledger=ledger, display=store.display)
+    if _is_later_process():
+        return
     if as_json:
         console.emit_json(scored)
         return

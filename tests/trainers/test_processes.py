@@ -9,6 +9,8 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,11 @@ from fixtures.places import ROOT
 pytest.importorskip("accelerate", reason="needs the train extra: pip install -e '.[train]'")
 pytestmark = pytest.mark.train
 
+import psutil
 from fixtures.training import make_dataset, train_rm
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from sotopia_rl_data.store import Store
 from sotopia_rl_data.trainers.tiny import make_tiny
 
 PACKINGS = ("tree", "none")
@@ -37,10 +42,40 @@ for packing in packings.split(","):  # one after the other: starting processes i
 """
 
 
-def python(*command: str, **more: str) -> None:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def python(*command: str, **more: str) -> str:
+    """What the command says in all."""
+    env = {**ENVIRONMENT, **more}
     done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def kill_when(command: Sequence[str], is_time: Callable[[], bool]) -> None:
+    """Start a command, and kill it with all processes that it starts as soon as it is time."""
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 300
+        while not is_time():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        for one in (*psutil.Process(process.pid).children(recursive=True), process):
+            one.kill()
+        process.wait()
+
+
+def kept(ledger: Path) -> int:
+    """How many scores are in a ledger."""
+    return sum(path.read_text().count("\n") for path in ledger.glob("journal-*.jsonl"))
 
 
 def free_port() -> str:
@@ -120,6 +155,40 @@ def test_groups_and_held_out_prompts_are_those_of_all_processes(toys: Path):
     evaluations = [json.loads(line) for line in (toys / "grpo/held_out.jsonl").read_text().splitlines()]
     assert [evaluation["step"] for evaluation in evaluations] == [0, 1, 2]
     assert [len(evaluation["scores"]) for evaluation in evaluations] == [8, 8, 8]
+
+
+@pytest.mark.slow
+def test_two_processes_score_a_part_each_and_make_the_version_of_one(tmp_path: Path):
+    """Killed while they score, they go on where they were; the first one writes the version."""
+    rows, store = 1_800, Store(tmp_path / "store")
+    dataset = make_dataset(store.root, episodes=rows // 5, turns=5)
+    make_tiny(tmp_path / "model", hidden=32, layers=2)
+    AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", num_labels=1).save_pretrained(
+        tmp_path / "rm"
+    )
+    AutoTokenizer.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "rm")
+    command = (
+        "-m",
+        "sotopia_rl_data",
+        "score",
+        dataset,
+        "--reward-model",
+        f"{tmp_path}/rm",
+        "--store",
+        str(store.root),
+    )
+    python(*command, "--out", "toys/alone", "--ledger", str(tmp_path / "alone"))
+    launch = ("-m", "accelerate.commands.launch", "--config_file", str(ROOT / "trainers" / "accelerate" / "ddp.yaml"))
+    plain = ("--num_processes", "2", "--mixed_precision", "no", "--main_process_port", free_port())
+    two = (*launch, *plain, *command, "--out", "toys/two", "--ledger", str(tmp_path / "two"))
+    kill_when(two, lambda: kept(tmp_path / "two") > 0)
+    before = kept(tmp_path / "two")
+    said = python(*two)
+    assert said.count(f"{rows:,} scores by") == 1  # the first process alone says so
+    assert 0 < before < rows
+    assert kept(tmp_path / "two") <= rows + 512  # of the block that a kill fell into, some are scored again
+    assert len(list((tmp_path / "two").glob("journal-*.jsonl"))) >= 2
+    assert store.resolve("toys/two").digest == store.resolve("toys/alone").digest
 
 
 @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
