@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sotopia_rl_data.control_tokens import ControlTokens
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.schema import Message
@@ -107,6 +108,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.use = use
+        self._control = ControlTokens(tokenizer)
         self._checked: set[tuple[str, ...]] = set()  # the sequences of roles that the template has been tried with
         self._is_blank: dict[int, bool] = {}  # by token id: whether its text is only white space
         self.end_of_turn = self._end_of_turn()
@@ -162,8 +164,12 @@ class Encoder:
         roles = tuple(message["role"] for message in (*prompt, *(completion or ASSISTANT)))
         if roles not in self._checked:
             check_roles(self.tokenizer, roles, self.use)
-            check_texts(self.tokenizer, (*prompt, *completion), asking=not completion)
+            check_texts(self.tokenizer, self.plain((*prompt, *completion)), asking=not completion)
             self._checked.add(roles)
+
+    def plain(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages with their texts' control tokens as plain text."""
+        return self._control.plain_messages(messages)
 
     def _fits(self, ids: Sized) -> bool:
         return self.max_length is None or len(ids) <= self.max_length
@@ -173,7 +179,8 @@ class Encoder:
         if not dialogues:
             return []
         try:
-            rendered = self.tokenizer.apply_chat_template(dialogues, add_generation_prompt=asking, return_dict=True)
+            plain = [self.plain(messages) for messages in dialogues]
+            rendered = self.tokenizer.apply_chat_template(plain, add_generation_prompt=asking, return_dict=True)
         except Exception as error:  # a template is a program, which may raise anything
             raise InputError(f"The chat template cannot render a dialogue: {first_line(error)}.", HINT) from error
         rows = [np.array(ids, dtype=np.int32) for ids in rendered["input_ids"]]
@@ -239,11 +246,11 @@ def _fitted(rows: Sequence[DatasetRow], encoder: Encoder, with_completion: bool)
     """The rows that fit, as messages, with the `tokens` of each; and what was cut."""
     encoded = encoder.encode([(row.prompt, row.completion if with_completion else ()) for row in rows])
     kept = [(row, fitted) for row, fitted in zip(rows, encoded, strict=True) if fitted is not None]
-    prompts = [without_turns(row.prompt, fitted.turns_cut) for row, fitted in kept]
+    prompts = [encoder.plain(without_turns(row.prompt, fitted.turns_cut)) for row, fitted in kept]
     tokens = [len(fitted.ids) for _, fitted in kept]
     columns = {"prompt": pa.array(prompts, MESSAGES), "tokens": pa.array(tokens, pa.int32())}
     if with_completion:
-        columns["completion"] = pa.array([list(row.completion) for row, _ in kept], MESSAGES)
+        columns["completion"] = pa.array([encoder.plain(row.completion) for row, _ in kept], MESSAGES)
     else:
         columns |= {name: pa.array([getattr(row, name) for row, _ in kept], kind) for name, kind in KEYS.items()}
     return pa.table(columns), count_cuts(encoded)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sotopia_rl_data.asking.transport import with_schema_in_words
+from sotopia_rl_data.control_tokens import ControlTokens
 from sotopia_rl_data.errors import AskingError, Rejected, UsageError
 from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage
 
@@ -145,6 +146,7 @@ class _Model:
 
     def __init__(self, tokenizer: Any, model: Any) -> None:
         self._tokenizer, self._model = tokenizer, model
+        self._control = ControlTokens(tokenizer)
 
     def answers(self, requests: Sequence[Request], name: str) -> Sequence[Reply | AskingError]:
         """An answer to each request, or the error in its place. All share one sampling, but for their limits: each
@@ -171,6 +173,7 @@ class _Model:
         messages = list(request.messages)
         if request.answer_schema is not None:
             messages = with_schema_in_words(messages, request.answer_schema)
+        messages = self._control.plain_messages(messages)
         if not self._tokenizer.chat_template:
             return "\n\n".join(message["content"] for message in messages) + "\n\n"
         from jinja2 import TemplateError  # tokenizers render chat templates with jinja2
