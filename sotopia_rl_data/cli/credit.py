@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,10 +98,11 @@ def credit_bench(games: str | None, count: int, wide: bool, store: Store, as_jso
       sotopia-rl-data credit bench credit/games --labels credit/games-scored --json
       sotopia-rl-data credit bench credit/games --labels credit/games-direct --html bench.html --checklist
     """
-    from sotopia_rl_data.credit.bench import bench, check_bench, default_schemas
+    from sotopia_rl_data.asking.keys import without_api_keys
+    from sotopia_rl_data.credit.bench import bench, check_bench, check_named, default_schemas
     from sotopia_rl_data.credit.bench_page import write_bench
     from sotopia_rl_data.credit.checklist import checklist, markdown
-    from sotopia_rl_data.credit.labelling import estimate_games, label_games, loopback_labels
+    from sotopia_rl_data.credit.labelling import check_asked, estimate_games, label_games, loopback_labels
     from sotopia_rl_data.credit.making import make_games
     from sotopia_rl_data.credit.planted import PLANTED
 
@@ -109,16 +110,19 @@ def credit_bench(games: str | None, count: int, wide: bool, store: Store, as_jso
     seed, loopback, dry = options["seed"], options["loopback"], options["dry_run"]
     planted = [kind for name in options["planted"] for kind in (PLANTED if name == "all" else (name,))]
     judges = [asking.model_of(spec, options) for spec in options["judges"]]
-    schemas = list(options["schemas"]) or None
+    schemas, sampling = list(options["schemas"]) or None, asking.sampling_of(options)
+    asked = schemas or default_schemas()
+    check_named(planted, asked)  # before games are made
+    labels = [resolve(store, ref) for ref in options["labels"]]
+    if judges:
+        with without_api_keys() if dry else nullcontext():
+            check_asked(judges, asked, sampling)
     if games is None:
         with console.progress("playing", "game") as advance:
             version = make_games(store, "credit/games", count, seed, progress=advance).version
     else:
         version = resolve(store, games)
-    asked = schemas or default_schemas()
-    labels = [resolve(store, ref) for ref in options["labels"]]
-    check_bench(version, labels, planted, asked)
-    sampling = asking.sampling_of(options)
+    check_bench(version, labels)
     if dry:
         with console.progress("counting", "call") as advance:
             told = replace(ask_options, progress=advance)

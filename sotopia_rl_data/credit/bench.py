@@ -22,7 +22,7 @@ from sotopia_rl_data.credit.playing import DIMENSION, EVALUATOR
 from sotopia_rl_data.credit.truth import Floats, Truth, truth_of
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.labelers.plan import DEFAULT_SCALE, LabelPlan, episodes_of
-from sotopia_rl_data.labelers.schemas import BUILTINS, schema
+from sotopia_rl_data.labelers.schemas import BUILTINS, own_dimensions, schema
 from sotopia_rl_data.rewards.build import Sources, widened
 from sotopia_rl_data.rewards.recipe import Recipe
 from sotopia_rl_data.rewards.resolve import Files, distinct, resolve
@@ -147,15 +147,25 @@ def bench(
     return Bench(games.ref, refs, episodes, len(truth), tuple(known), resamples, seed, faulty)
 
 
-def check_bench(games: Version, labels: Sequence[Version], planted: Iterable[str], schemas: Iterable[str]) -> None:
-    """Raises what `bench` would raise about its arguments, so that no judge is asked before."""
-    truth_of(games)
-    for label in labels:
-        _judged(games, label)
+def check_named(planted: Iterable[str], schemas: Iterable[str]) -> None:
+    """Raises UsageError for a planted judge or a schema that cannot be measured, whatever the games."""
     for kind in planted:
         Planted(kind, {})
     for name in schemas:
-        schema(name)
+        chosen = schema(name)
+        if own_dimensions(chosen):
+            raise UsageError(
+                f"The schema {chosen.id!r} asks about dimensions of its own, and games have scores on {DIMENSION} "
+                "alone.",
+                f"name schemas such as {' and '.join(default_schemas()[:2])}",
+            )
+
+
+def check_bench(games: Version, labels: Sequence[Version]) -> None:
+    """Raises what `bench` would raise about these versions, so that no judge is asked before."""
+    truth_of(games)
+    for label in labels:
+        _judged(games, label)
 
 
 def _with_ceiling(line: BenchLine, oracle: Nearness | None) -> BenchLine:
@@ -165,7 +175,7 @@ def _with_ceiling(line: BenchLine, oracle: Nearness | None) -> BenchLine:
 def default_schemas() -> list[str]:
     """The built-in schemas that ask a judge about SOTOPIA-EVAL's dimensions, but for those that ask what another one
     asks."""
-    chosen = [name for name in BUILTINS if schema(name).needs_judge and not getattr(schema(name), "dimensions", ())]
+    chosen = [name for name in BUILTINS if schema(name).needs_judge and not own_dimensions(schema(name))]
     return [name for name in chosen if name != "scaled"]
 
 

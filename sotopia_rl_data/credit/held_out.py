@@ -23,13 +23,15 @@ from sotopia_rl_data.hub.resolve import open_dataset
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.store import Store
 from sotopia_rl_data.trainers.data import DatasetRow, load_rows
-from sotopia_rl_data.trainers.run_folder import RunFolder
+from sotopia_rl_data.trainers.run_folder import RUN, RunFolder
 
 Floats = NDArray[np.float64]
 JUDGE = "judge"
 """Whose rewards these are, in the column `labelled_by`; others are a reward model's."""
 FOLD = "--where \"md5(environment_id) < '8'\""
 """An option of `train` that chooses about half of the environments, the same with every version of DuckDB."""
+
+_PINNED = ("name", "version", "digest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,12 @@ class FoldRun:
         record = RunFolder.existing(path).read()
         if record["kind"] != "rm":
             raise UsageError(f"{path} is not a reward model's run.", "name folders that `train rm` wrote")
-        pinned, config = record["dataset"], record.get("config", {})
+        pinned, config = record["dataset"], record.get("config") or {}
+        named = isinstance(pinned, Mapping) and all(isinstance(pinned.get(name), str) for name in _PINNED)
+        if not named or not isinstance(config, Mapping):
+            raise InputError(
+                f"The {RUN} of {path} does not say what it was trained on.", "name folders that `train rm` wrote"
+            )
         ref, sentinels = f"{pinned['name']}@{pinned['version']}", tuple(config.get("sentinels") or ())
         try:
             rows = load_rows(
@@ -84,7 +91,7 @@ class FoldRun:
                 f"The rows of {ref} name no environment, so nobody can say what {path} has seen.",
                 "train on a dataset with episodes: sotopia-rl-data label --help",
             )
-        return cls(path, ref, sentinels, seen, pinned.get("recipe", {}).get("layout"))
+        return cls(path, ref, sentinels, seen, (pinned.get("recipe") or {}).get("layout"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +113,9 @@ class FoldModels:
 
         self.runs = runs
         self._models = [RewardModel.load(run.path) for run in runs]
+        if len(set(self.identities)) < len(runs):
+            named = ", ".join(run.path for run in runs)
+            raise UsageError(f"Two of these reward models are the same: {named}.", "name each once")
         self._ledger, self._display, self._keeps = ledger, display, keeps
 
     @property

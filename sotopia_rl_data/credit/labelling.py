@@ -34,15 +34,22 @@ def label_games(
 ) -> list[Version]:
     """A labelled version of the games for each schema, called as the games with the schema's id behind. A budget is
     one cap over all of them. Raises what `label` raises; what was answered is kept."""
-    each = [_asked(judges, name, sampling) for name in dict.fromkeys(schemas)]
-    ids = [prepare(asked, _REWARDS)[0].schema.id for asked in each]  # before any is asked, so that none is for nothing
     labelled, spent = [], 0.0
-    for id_, asked in zip(ids, each, strict=True):
+    for id_, asked in check_asked(judges, schemas, sampling).items():
         out, left = f"{games.name}-{NOT_IN_NAMES.sub('-', id_)}", replace(options, spent=spent)
         report = label(store, str(games.dir.resolve()), asked, _REWARDS, out=out, options=left)
         labelled.append(report.committed.version)
         spent += report.bill.known + report.bill.maybe
     return labelled
+
+
+def check_asked(
+    judges: Judges, schemas: Sequence[str], sampling: Mapping[str, Any] | None = None
+) -> dict[str, Elicitation]:
+    """What is asked under each schema, by the schema's id. Raises UsageError and KeyMissing, before any is asked, so
+    that none is asked for nothing."""
+    each = [_asked(judges, name, sampling) for name in dict.fromkeys(schemas)]
+    return {prepare(asked, _REWARDS)[0].schema.id: asked for asked in each}
 
 
 def estimate_games(

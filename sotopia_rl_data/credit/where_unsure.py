@@ -246,6 +246,8 @@ def _prepared(
             "Neither a budget nor a number of rows says how many are to be asked about.",
             "add --budget USD, or --rows N for N utterances on average",
         )
+    if settings.rows is not None and not settings.rows > 0:
+        raise UsageError(f"{settings.rows:g} rows cannot be asked about.", "give --rows a number above 0")
     asking.check(asked_judges(plan.judges), options, options.price_list())
     runs = [FoldRun.read(path, store) for path in settings.reward_models]
     check_layout(runs, layout_id(rewards.layout, rewards.template))
@@ -317,10 +319,10 @@ def _chances(units: Units, uncertainty: Floats, settings: UnsureSettings, budget
     is_free = not units.cost.any()
     cost = units.sizes if is_free else np.maximum(units.cost, 1e-12)
     if settings.rows is not None:
-        if not 0 < settings.rows <= len(units.rows):
+        if settings.rows > len(units.rows):
             raise UsageError(
                 f"{settings.rows:g} rows cannot be asked about: there are {len(units.rows):,}.",
-                f"give --rows a number above 0, at most {len(units.rows)}",
+                f"give --rows at most {len(units.rows)}",
             )
         return chances(uncertainty, settings.rows, cost=cost, amounts=units.sizes)
     if is_free:

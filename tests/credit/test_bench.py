@@ -64,26 +64,51 @@ def planted(store: Path, games: int, seed: int, schemas: list[str]) -> Bench:
     return bench(version, (), PLANTED, schemas, resamples=200, seed=seed)
 
 
-def check_planted(result: Bench, schema: str, rule: str) -> None:
+RANKED_BY_TAU = {
+    "utterance-quality": "quality",
+    "only-response": "quality",
+    "leave-one-out": "counterfactual",
+    "goal-progress": "progress",
+}
+"""Schemas whose answers go up and down, and the rule of each: turns can be put in order."""
+RANKED_BY_HIT = {"direct": "direct", "direct-online": "direct", "singular": "singular"}
+"""Schemas whose answers say how much and not for better or worse: the pivotal turn can be found, and no order."""
+TOO_COARSE = {"goal-progress": ("length", "politeness", "last"), "singular": ("noisy-0.6",)}
+"""Judges whose fault is not named for certain under a schema: most of their steps are smaller than a level of
+`goal-progress`, and `singular` names one turn of a dialogue."""
+
+
+def check_planted(result: Bench, schema: str) -> None:
+    """The planted judges rank as they must, and the columns name the faults."""
+    by_tau = schema in RANKED_BY_TAU
+    rule = RANKED_BY_TAU[schema] if by_tau else RANKED_BY_HIT[schema]
     of_rule = [line for line in result.lines if (line.method.schema, line.method.rule) == (schema, rule)]
-    lines = {line.method.judge: line for line in of_rule}
-    tau = {judge: line.nearness.tau.value or 0.0 for judge, line in lines.items()}
-    others = [tau[judge] for judge in ("length", "last", "politeness", "random")]
-    assert tau["oracle"] > tau["noisy-0.3"] > tau["noisy-0.6"] > max(others)
-    for judge, line in lines.items():
-        assert line.nearness.leans_on == FAULTS.get(judge, ""), judge
-        assert line.ceiling_tau == tau["oracle"]
+    near = {line.method.judge: line.nearness for line in of_rule}
+    figures = {judge: (one.tau if by_tau else one.hit).value or 0.0 for judge, one in near.items()}
+    others = [figures[judge] for judge in ("length", "last", "politeness", "random")]
+    assert figures["oracle"] > figures["noisy-0.3"] > figures["noisy-0.6"] > max(others), schema
+    for judge, one in near.items():
+        if judge not in TOO_COARSE.get(schema, ()):
+            assert one.leans_on == FAULTS.get(judge, ""), (schema, judge)
+    assert {line.ceiling_tau for line in of_rule} == {near["oracle"].tau.value}
 
 
 @pytest.mark.slow
 def test_planted_judges_rank_as_they_must_and_their_columns_name_the_reason(tmp_path: Path):
-    check_planted(planted(tmp_path, 100, 1, ["utterance-quality"]), "utterance-quality", "quality")
+    schemas = ["utterance-quality", "direct"]
+    result = planted(tmp_path, 100, 1, schemas)
+    for schema in schemas:
+        check_planted(result, schema)
 
 
 @pytest.mark.long
-def test_they_do_so_in_20_of_20_seeds(tmp_path: Path):
+def test_they_do_so_in_20_of_20_seeds_under_every_schema(tmp_path: Path):
+    schemas = [*RANKED_BY_TAU, *RANKED_BY_HIT]
+    assert sorted(schemas) == sorted(default_schemas())
     for seed in range(100, 120):
-        check_planted(planted(tmp_path / str(seed), 100, seed, ["utterance-quality"]), "utterance-quality", "quality")
+        result = planted(tmp_path / str(seed), 100, seed, schemas)
+        for schema in schemas:
+            check_planted(result, schema)
 
 
 def test_tau_is_that_of_scipy_group_by_group():
@@ -260,3 +285,23 @@ def test_wording_is_compared_by_kind():
     truth = replace(truth_by_hand([1.0, 0.0, 1.0, 0.0]), wording=["polite", "plain"] * 2)
     found = nearness(truth, np.array([1.0, 0.0, 0.0, 1.0]), resamples=0)
     assert found.errors["wording"] == {"plain": pytest.approx(1.0), "polite": pytest.approx(1.0)}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--planted", "nobody"),
+        ("--planted", "noisy-2"),
+        ("--planted", "oracle", "--schema", "nope"),
+        ("--planted", "oracle", "--schema", "conversation-behaviour"),
+        ("--judge", "nope"),
+        ("--judge", "lexical", "--judge", "lexical"),
+        ("--judge", "lexical", "--schema", "uniform"),
+        ("--labels", "nowhere"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_games_are_made(tmp_path: Path, words: tuple[str, ...]):
+    done = invoke("bench", *words, "--make", "2", "--store", str(tmp_path))
+    assert isinstance(done.exception, SotopiaDataError), done.exception
+    assert done.exception.hint
+    assert Store(tmp_path).names() == []

@@ -223,7 +223,9 @@ def test_a_dry_run_draws_and_keeps_nothing(folder: Path):
         (["--rows", "60"], ("rm0",), "have been seen by every reward model"),
         (["--rows", "60"], (), "No reward model is named"),
         (["--rows", "0"], ("rm0", "rm1"), "cannot be asked about"),
+        (["--rows", "nan"], ("rm0", "rm1"), "cannot be asked about"),
         (["--rows", "161"], ("rm0", "rm1"), "cannot be asked about"),
+        (["--rows", "60"], ("rm0", "rm1", "rm0"), "are the same"),
         (["--rows", "60"], ("tiny",), "is not a run"),
         (["--rows", "60"], ("nowhere",), "There is no folder"),
         (["--rows", "60", "--only", "list.csv"], ("rm0", "rm1"), "--only does not apply"),
@@ -240,6 +242,14 @@ def test_what_cannot_be_drawn_is_a_sentence_with_a_hint(
     assert sentence in done.exception.message
     assert done.exception.hint
     assert Store(folder / "store").names() == before
+
+
+@pytest.mark.parametrize("record", ['{"kind": "rm"', "[]", '{"kind": "rm", "model": "m", "dataset": "lab/labelled"}'])
+def test_a_damaged_record_of_a_run_is_a_sentence(folder: Path, record: str):
+    (folder / "rm0" / "run.json").write_text(record)
+    done = invoke(folder, "--rows", "60")
+    assert isinstance(done.exception, SotopiaDataError), done.exception
+    assert done.exception.hint
 
 
 def test_a_run_whose_dataset_is_gone_is_a_sentence(folder: Path):
