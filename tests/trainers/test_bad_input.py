@@ -136,6 +136,37 @@ def test_bad_input_is_a_sentence_a_hint_and_an_exit_code(
     assert not list(tmp_path.rglob("run.json")) + list(tmp_path.rglob("*.safetensors"))
 
 
+BAD_SCORE = [
+    ("a policy", "toys/rewards --reward-model ./model", 1, "is not a reward model", "`train rm` wrote"),
+    ("no model", "toys/rewards --reward-model ./no", 2, "there is no folder ./no", "name a folder"),
+    ("another tokenizer", "toys/rewards --reward-model ./other-tokenizer", 1, "not the one it was", "put back"),
+    ("no dataset", "toys/nowhere --reward-model ./rm", 2, "toys/nowhere", "sotopia-rl-data"),
+    ("no rewards", "toys/episodes --reward-model ./rm", 2, "have no column 'prompt'", "label the dataset"),
+    ("no shard", "toys/rewards --reward-model ./rm --shard 4/3", 2, "no shard 4/3", "--shard 3/8"),
+    ("no ledger", "toys/rewards --reward-model ./rm --ledger date.jinja", 2, "date.jinja", "--help"),
+]
+
+
+@pytest.mark.parametrize(("given", "code", "said", "hint"), [b[1:] for b in BAD_SCORE], ids=[b[0] for b in BAD_SCORE])
+def test_bad_input_of_score_is_a_sentence_a_hint_and_an_exit_code_and_makes_no_version(
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    given: str,
+    code: int,
+    said: str,
+    hint: str,
+):
+    monkeypatch.chdir(root)
+    with pytest.raises(SystemExit) as ended:
+        program.main(["score", *given.split(), "--store", "store", "--out", "toys/scored"])
+    told = capsys.readouterr().err
+    (sentence,) = [line for line in told.splitlines() if line.startswith("error: ")]
+    (mended,) = [line for line in told.splitlines() if line.startswith(" hint: ")]
+    assert (ended.value.code, said in sentence, hint in mended, "Traceback" in told) == (code, True, True, False), told
+    assert not Path("store/toys/scored").exists()
+
+
 def test_no_model_is_made_for_rows_without_rewards(root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(root)
     with pytest.raises(SystemExit):
