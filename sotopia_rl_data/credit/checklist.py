@@ -58,7 +58,7 @@ def _claim(lines: Sequence[BenchLine]) -> Iterator[Point]:
     asked = {line.method.judge for line in lines if line.method.schema not in PLAYED}
     judges = sorted(asked - {"", *models})
     kinds = [
-        ("opinions about whole dialogues, which need not be causes", judges),
+        ("opinions, which need not be causes", judges),
         ("differences that playing anew makes, which are causes under the named policy", played),
         ("predictions", models),
         ("rules on the score alone", sorted({line.method.rule for line in lines if not line.method.judge})),

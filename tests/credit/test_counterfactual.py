@@ -277,26 +277,30 @@ def test_killed_in_the_midst_it_repeats_nothing_but_what_was_in_flight(schema: s
 
 
 @pytest.mark.slow
-def test_the_cap_holds_over_draws_plays_and_judges_and_the_dry_run_sends_nothing(tmp_path: Path):
-    chosen = only(tmp_path / "only.csv", "game-0-00000,,1")
+@pytest.mark.parametrize(("schema", "counts"), [("counterfactual", (1, 12)), ("shapley", (6, 2 * 12))])
+def test_the_cap_holds_over_draws_plays_and_judges_and_the_dry_run_sends_nothing(
+    schema: str, counts: tuple[int, int], tmp_path: Path
+):
+    chosen = only(tmp_path / "only.csv", "game-0-00000,,0")
     make_games(Store(tmp_path / "store"), "lab/games", 1)
     prices = tmp_path / "prices.yaml"
     line = "[10, 1, 10, 100]"
     prices.write_text(f"as_of: 2026-11-01\nhosts: {{127.0.0.1: {{policy: {line}, judge: {line}}}}}\n")
     with running() as provider:
-        words = command(tmp_path / "store", provider, chosen, "--prices", str(prices), "--max-tokens", "400")
+        limits = ("--prices", str(prices), "--max-tokens", "400")
+        words = command(tmp_path / "store", provider, chosen, *limits, schema=schema)
         told = invoke(*words, "--dry-run", "--json")
         assert told.exit_code == 0, told.exception
         assert provider.log()["requests"] == 0
         estimate = json.loads(told.stdout)
-        assert (estimate["turns"], estimate["plays"]) == (1, 12)
+        assert (estimate["turns"], estimate["plays"]) == counts
         assert estimate["total"] > 0
-        done = invoke(*words, "--budget", "0.2", "--json")
+        done = invoke(*words, "--budget", "0.1", "--json")
         assert isinstance(done.exception, BudgetSpent)
         usage = provider.log()["usage"]
         whole = invoke(*words, "--budget", "50", "--json")
         assert whole.exit_code == 0, whole.exception
-    assert 0 < (usage["input"] * 10 + usage["output"] * 100) / 1e6 <= 0.2
+    assert 0 < (usage["input"] * 10 + usage["output"] * 100) / 1e6 <= 0.1
     assert json.loads(whole.stdout)["bill"]["total"] <= 50
 
 
