@@ -75,7 +75,8 @@ class CheckedReward:
         if not isinstance(listed, list | tuple):
             raise InputError(f"The reward {self.__name__} returned {reprlib.repr(values)}, which is not a list.", hint)
         if len(listed) != len(completions):
-            told = f"The reward {self.__name__} returned {len(listed)} values for {len(completions)} completions."
+            values_told = f"{len(listed)} value{'' if len(listed) == 1 else 's'}"
+            told = f"The reward {self.__name__} returned {values_told} for {len(completions)} completions."
             raise InputError(told, hint)
         numbers = [self._number(value, hint) for value in listed]
         absent = sum(number is None for number in numbers)
@@ -93,9 +94,13 @@ class CheckedReward:
         value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
         if value is None:
             return None
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        try:
+            number = float(value) if isinstance(value, int | float) else math.nan
+        except OverflowError:  # a whole number beyond all floats
+            number = value = math.inf
+        if not math.isfinite(number):
             raise InputError(f"The reward {self.__name__} returned {reprlib.repr(value)}: not a finite number.", hint)
-        return float(value)
+        return number
 
     def _failure(self, error: Exception) -> Exception:
         """The error to raise where the reward raised `error`."""

@@ -311,12 +311,14 @@ def test_the_reward_of_a_completion_is_that_of_its_answer_whatever_was_thought(r
 @pytest.mark.parametrize(
     ("returned", "said"),
     [
-        ([1.0], "returned 1 values for 2 completions"),
+        ([1.0], "returned 1 value for 2 completions"),
         (None, "returned None, which is not a list"),
         (0.5, "returned 0.5, which is not a list"),
         ("good", "returned 'good', which is not a list"),
         (["good", 1.0], "returned 'good': not a finite number"),
         ([float("inf"), 1.0], "returned inf: not a finite number"),
+        ([10**5000, 1.0], "returned inf: not a finite number"),
+        ([None, float("-inf")], "returned -inf: not a finite number"),
         (torch.tensor([1.0, torch.nan]), "returned nan: not a finite number"),
         ([[1.0], [2.0]], "returned [1.0]: not a finite number"),
         (KeyError("tone"), "failed: KeyError: 'tone'."),

@@ -16,7 +16,7 @@ from fixtures.places import ROOT
 
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.errors import NotFound, UsageError
-from sotopia_rl_data.trainers.settings import CLASSES, settings, values_of
+from sotopia_rl_data.trainers.settings import CLASSES, settings, values_of, with_preset
 
 pytest.importorskip("trl", reason="needs the train extra: pip install -e '.[train]'")
 pytestmark = pytest.mark.train
@@ -150,6 +150,13 @@ def test_a_model_that_is_named_anywhere_is_the_one_to_train(
     tried = CliRunner().invoke(cli, ["train", "rm", "--dataset", "./none", *preset, *given], standalone_mode=False)
     assert isinstance(tried.exception, NotFound)  # of the dataset
     assert not Path("runs").exists()  # where a tiny model would be made
+
+
+def test_a_default_that_the_docs_tell_is_the_default():
+    told = re.findall(r"`(\w+)` \(([\d.e-]+)\)", (ROOT / "docs" / "training.md").read_text("utf-8"))
+    known = {name: one.default for kind in CLASSES for name, one in with_preset(kind).items()}
+    assert told
+    assert {name: value for name, value in told if known.get(name) != value} == {}
 
 
 @pytest.mark.parametrize("kind", CLASSES)
