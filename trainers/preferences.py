@@ -1,11 +1,12 @@
 """Policies that learn from preferences, by TRL's DPO: the chosen completion of a prompt is to become likelier than the
 rejected one, measured against the policy as it was.
 
-Training, loss and reference are TRL's. Added are rows that are tokenised already, and an evaluation that is exact over
-the held-out pairs (TRL's averages batches), beside two baselines: the reference, which makes no difference between the
-two, and of which it is told how often the chosen one is the likelier; and their length, since to prefer what is longer,
-or shorter, is the first thing that such a policy learns. In a pair the policy is right where its implicit reward, β
-times the change of the log-likelihood, is higher for the chosen completion.
+Training, losses and reference are TRL's. Added are rows that are tokenised already, and an evaluation that is exact
+over the held-out pairs (TRL averages batches, and so does what is told of losses other than the usual one). It has two
+baselines: the reference, which makes no difference between the two, and of which it is told how often the chosen one is
+the likelier; and length, since to prefer what is longer, or shorter, is the first thing that such a policy learns. A
+pair is told apart where the implicit reward, β times the gain of the log-likelihood over the reference, is higher for
+the chosen completion.
 """
 
 from __future__ import annotations
@@ -44,15 +45,15 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]  # mypy skips trl
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[None, Tensor, Tensor]:
-        """Of each pair, chosen before rejected: the loss of its batch and the policy's log-likelihoods [pairs, 3]; the
-        reference's log-likelihoods and the lengths [pairs, 4]."""
+        """Of each pair, chosen before rejected: the loss of its batch (0 where it is the usual one, which a pair has by
+        itself) and the policy's log-likelihoods [pairs, 3]; the reference's and the lengths [pairs, 4]."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss = self.compute_loss(model, inputs)
+            loss = torch.zeros(1) if is_usual(self.args) else self.compute_loss(model, inputs)
             policy, reference = log_likelihoods(model, inputs), self._reference(inputs)
         self._metrics["eval"].clear()  # means over batches, of what is measured over pairs
         lengths = inputs["completion_mask"].sum(dim=1).view(2, -1)
-        of_batch = loss.float().expand(1, policy.shape[1])
+        of_batch = loss.to(policy).expand(1, policy.shape[1])
         return (
             None,
             torch.cat([of_batch, policy]).T.contiguous(),
@@ -68,6 +69,12 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]  # mypy skips trl
         policy = self.accelerator.unwrap_model(self.model)
         with use_adapter(policy, "ref" if "ref" in policy.peft_config else None):
             return log_likelihoods(self.model, inputs)
+
+
+def is_usual(config: Any) -> bool:
+    """Whether the loss of a pair is the sigmoid one of the paper, -log σ(margin) (Rafailov et al. 2023, Eq. 7)."""
+    is_changed = config.ld_alpha is not None or config.use_weighting or config.label_smoothing
+    return config.loss_type == ["sigmoid"] and config.f_divergence_type == "reverse_kl" and not is_changed
 
 
 def log_likelihoods(model: Any, inputs: dict[str, Any]) -> Tensor:
@@ -87,7 +94,7 @@ class PreferenceMetrics:
 
     def __init__(self, config: PolicyDPOConfig, prefers_longer: bool) -> None:
         self.beta, self.resamples, self.seed = config.beta, config.resamples, config.seed
-        self.knows_loss = config.loss_type == ["sigmoid"]
+        self.is_usual = is_usual(config)
         self.prefers_longer = prefers_longer
 
     def __call__(self, prediction: Any) -> dict[str, float]:
@@ -97,6 +104,8 @@ class PreferenceMetrics:
         chosen, rejected = self.beta * (policy[0] - reference_chosen), self.beta * (policy[1] - reference_rejected)
         longer = lengths[0] - lengths[1] if self.prefers_longer else lengths[1] - lengths[0]
         of_pairs = {"accuracy": (chosen > rejected).astype(np.float64), "margin": chosen - rejected}
+        if self.is_usual:
+            loss = np.logaddexp(0.0, -of_pairs["margin"])
         measured = {"loss": float(loss.mean())}
         for name in WITH_INTERVAL:
             measured[name] = float(of_pairs[name].mean())
@@ -104,7 +113,7 @@ class PreferenceMetrics:
             if interval is not None:
                 measured[f"{name}_low"], measured[f"{name}_high"] = interval
         measured |= {"chosen_reward": float(chosen.mean()), "rejected_reward": float(rejected.mean())}
-        if self.knows_loss:
+        if self.is_usual:
             measured["reference_loss"] = math.log(2)
         measured["reference_accuracy"] = float((reference_chosen > reference_rejected).mean())
         measured["length_accuracy"] = float((longer > 0).mean())

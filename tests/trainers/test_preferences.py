@@ -28,15 +28,17 @@ from fixtures.training import (
     train_dpo,
     train_sft,
 )
-from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+from transformers import AutoModelForCausalLM, AutoTokenizer, EvalPrediction, logging
 
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.exporters.training import export_training
 from sotopia_rl_data.store import Store
+from sotopia_rl_data.trainers.config import PolicyDPOConfig, configure
 from sotopia_rl_data.trainers.data import DatasetRow, load_rows
 from sotopia_rl_data.trainers.encoding import Encoder
 from sotopia_rl_data.trainers.pairs import encoded_pairs, paired, tokenised_pairs
+from sotopia_rl_data.trainers.preferences import build_dpo_trainer
 
 torch.set_num_threads(1)
 logging.disable_progress_bar()
@@ -178,6 +180,28 @@ def test_the_held_out_figures_are_the_formula_over_all_pairs(root: Path, tmp_pat
     assert found["reference_accuracy"] == sum(known) / 20
     assert found["length_accuracy"] == sum(longer) / 20
     assert not {name for row in logged(tmp_path) for name in row if name.startswith("eval_rewards/")}
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_the_loss_of_the_held_out_pairs_is_the_one_that_trl_trains_with(root: Path, tmp_path: Path, adapter: str):
+    options = {"dataset": "toys/rewards", "model": str(root / "model"), "output_dir": str(tmp_path)}
+    quiet = [*QUIET, f"adapter={adapter}", "resamples=0"]
+    config = configure(PolicyDPOConfig, preset="tiny", options=options, settings=quiet)
+    pairs = paired(load_rows("toys/rewards", store=root), evaluating=True)
+    tokenizer = AutoTokenizer.from_pretrained(root / "model")
+    trainer = build_dpo_trainer(config, tokenised_pairs(pairs, Encoder(tokenizer, 4096, "dpo")), tokenizer)
+    with torch.no_grad():  # as if it had learned something
+        for one in trainer.model.parameters():
+            if one.requires_grad:
+                one.add_(0.05 * torch.randn(one.shape, generator=torch.Generator().manual_seed(0)))
+    trainer.model.eval()
+    batch = next(iter(trainer.get_eval_dataloader()))
+    with torch.no_grad():
+        theirs = float(trainer.compute_loss(trainer.model, batch))
+    assert abs(theirs - math.log(2)) > 1e-3
+    _, predictions, labels = trainer.prediction_step(trainer.model, batch, prediction_loss_only=False)
+    ours = trainer.compute_metrics(EvalPrediction(predictions.numpy(), labels.numpy()))
+    assert ours["loss"] == pytest.approx(theirs, abs=1e-5)
 
 
 @pytest.mark.parametrize("starts_from_adapter", [False, True])

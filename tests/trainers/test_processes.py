@@ -191,6 +191,45 @@ def test_two_processes_score_a_part_each_and_make_the_version_of_one(tmp_path: P
     assert store.resolve("toys/two").digest == store.resolve("toys/alone").digest
 
 
+PAIRS_AND_BUDGET = """
+import sys
+import torch
+torch.set_num_threads(1)
+from sotopia_rl_data.trainers import api, config
+root, out, accumulation, batch = sys.argv[1:]
+quick = ["disable_tqdm=true", "adapter=none", "max_steps=2", "eval_steps=2", "save_steps=2", "optim=sgd",
+         "learning_rate=0.05", f"gradient_accumulation_steps={accumulation}"]
+options = {"model": root + "/model", "store": root}
+for kind, more in (("rm", ["max_length=512", "tokens_per_device_batch=1024"]),
+                   ("dpo", [f"per_device_train_batch_size={batch}", "per_device_eval_batch_size=3"])):
+    chosen = {"rm": config.RMConfig, "dpo": config.PolicyDPOConfig}[kind]
+    options |= {"dataset": "toys/pairs" if kind == "dpo" else "toys/rewards", "output_dir": f"{out}/{kind}"}
+    getattr(api, f"train_{kind}")(config.configure(chosen, preset="tiny", options=options, settings=[*quick, *more]))
+"""
+
+
+@pytest.mark.long
+def test_filled_batches_and_pairs_over_two_processes_are_those_of_one(toys: Path):
+    """A step of two batches, one after the other or in two processes; the last batch of held-out pairs is not full."""
+    launch = ("-m", "accelerate.commands.launch", "--config_file", str(ROOT / "trainers" / "accelerate" / "ddp.yaml"))
+    plain = ("--num_processes", "2", "--mixed_precision", "no", "--main_process_port", free_port())
+    make_dataset(toys, "toys/pairs", episodes=44, environments=22, turns=1, splits=half_held_out)
+    (toys / "pairs.py").write_text(PAIRS_AND_BUDGET)
+    python(str(toys / "pairs.py"), str(toys), str(toys / "once"), "2", "2")
+    python(*launch, *plain, str(toys / "pairs.py"), str(toys), str(toys / "twice"), "1", "2")
+    for kind, metrics in (("rm", ("mse", "spearman")), ("dpo", ("loss", "accuracy", "margin", "reference_accuracy"))):
+        one, two = (json.loads((toys / name / kind / "run.json").read_text()) for name in ("once", "twice"))
+        assert losses(toys / "twice" / kind) == pytest.approx(losses(toys / "once" / kind), abs=1e-5)
+        for metric in metrics:
+            validation = one["metrics"]["validation"][metric]
+            assert two["metrics"]["validation"][metric] == pytest.approx(validation, abs=1e-5), (kind, metric)
+    assert one["pairs"]["validation"] % 3 == 2
+
+
+def half_held_out(row: dict[str, str]) -> str:
+    return "train" if int(row["environment_id"].removeprefix("env-")) % 2 else "validation"
+
+
 @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
 def test_a_launch_that_shards_the_weights_is_seen(monkeypatch: pytest.MonkeyPatch, kind: str):
     """Only the environment says so; a model that no process holds whole must not be moved or compared."""
