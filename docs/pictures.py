@@ -1,6 +1,6 @@
-"""Makes the pictures of `docs/pictures/`: three screens of a terminal and three pages, narrow and dark among them.
+"""Makes the pictures of `docs/pictures/`: three screens of a terminal and five pages, narrow and dark among them.
 
-python docs/pictures.py      needs a Chromium, as the tests of the pages do
+python docs/pictures.py      needs a Chromium, as the tests of the pages do, and the extra `demo`
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 
 from fixtures.browser import Page, page  # noqa: E402
+from fixtures.demo_page import begin, open_page, say, served  # noqa: E402
 from fixtures.screens import make_store, show  # noqa: E402
 
 from sotopia_rl_data.fake_provider.running import running  # noqa: E402
@@ -29,6 +30,8 @@ PAGES = {  # name: (width, height, dark, command that writes page.html, place on
     "report-dark": (1000, 640, True, "report demo/episodes-rewards -o page.html", "dialogues"),
     "compare-narrow": (390, 844, True, "compare lab/bc lab/rl --html page.html", "overview"),
 }
+DEMO = {"demo-narrow": (390, 844, True), "demo-wide": (1280, 720, False)}  # name: (width, height, dark)
+_SAID = ("Good morning. She is a lovely boat.", "Would you let her go for 6,200?", "I would keep her name, I promise.")
 _TERMINAL = """<body style="margin:0;background:{background};color:{foreground}">
 <pre style="font:14px/1.3 'DejaVu Sans Mono',monospace;margin:10px;display:inline-block">{code}</pre></body>"""
 
@@ -55,6 +58,22 @@ def take(tab: Page, path: Path) -> None:
     Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)
 
 
+def demo(folder: Path, work: Path) -> None:
+    """The page of `demo`, after a short talk."""
+    with served(work) as url:
+        for name, (width, height, dark) in DEMO.items():
+            with page(width, height, dark) as tab:
+                open_page(tab, url)
+                begin(tab)
+                tab.js("document.querySelector('#words textarea').focus()")
+                for words in _SAID:
+                    say(tab, words)
+                tab.js("document.activeElement.blur()")
+                tab.js("scrollTo(0, 0)" if width > 600 else "document.querySelector('.log').scrollIntoView()")
+                tab.settle()
+                take(tab, folder / f"{name}.png")
+
+
 def main(folder: Path) -> None:
     """Write every picture into `folder`."""
     folder.mkdir(exist_ok=True)
@@ -62,6 +81,7 @@ def main(folder: Path) -> None:
         os.environ.setdefault("OPENAI_API_KEY", "sk-none")
         os.chdir(work)
         make_store(Path(work), provider.openai_url)
+        demo(folder, Path(work))
         for name, (columns, dark, command) in SCREENS.items():
             Path("screen.html").write_text(screen(command, columns, dark), encoding="utf-8")
             with page(int(columns * 8.45) + 20, 200) as tab:

@@ -24,7 +24,7 @@ PACKAGE = ("sotopia_rl_data", "labelers", "trainers", "cards")
 EXTRAS = {  # what an extra brings that the package imports
     "train": {"torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "jinja2", "safetensors"},
     "serve": {"fastapi", "pydantic", "starlette", "uvicorn", "prometheus_client"},
-    "demo": {"gradio", "fastapi", "uvicorn"},
+    "demo": {"gradio", "fastapi", "starlette", "uvicorn"},
     "verifiers": {"verifiers"},
     "openenv": {"openenv", "pydantic"},
 }
@@ -57,6 +57,7 @@ def undeclared(names: Iterable[str], requirements: Iterable[str]) -> set[str]:
     """Those of the imported names that no requirement's distribution has."""
     declared = {normal(re.split(r"[^\w.-]", text)[0]) for text in requirements}
     owners = {"openenv": ["openenv-core"]} | importlib.metadata.packages_distributions()  # too large for the tests
+    owners["gradio_client"] = ["gradio"]  # which brings the one that it fits
     return {name for name in names if not declared & {normal(owner) for owner in owners.get(name, [name])}}
 
 

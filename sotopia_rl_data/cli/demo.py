@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +30,9 @@ _POLICIES = (
     "transformers:PATH[+ADAPTER], scripted:warm, scripted:firm, path/to/file.py:Name. Repeat for several.  "
     "[default: scripted:firm, scripted:warm]"
 )
+_HERE = ("--space", "--host", "--port", "--store", "--ledger", "--json")
 _PATIENCE_S = 60.0  # the longest that a person waits for one answer
-_GRACE_S = 5  # seconds for the answers in flight after Ctrl-C
+_GRACE_S = 2  # seconds for the answers in flight after Ctrl-C
 
 
 @click.command()
@@ -63,9 +67,15 @@ _GRACE_S = 5  # seconds for the answers in flight after Ctrl-C
 @asking.kept
 @console.dataset_option("--out", "The dataset that talks are saved in.  [default: demo/talks]")
 @listening.address(7860)
+@click.option(
+    "--space",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write a folder that runs as a Hugging Face Space with these options, and end.",
+)
 @console.store_option
 @console.json_option
-def demo(host: str, port: int, store: Store, as_json: bool, **options: Any) -> None:
+def demo(host: str, port: int, space: Path | None, store: Store, as_json: bool, **options: Any) -> None:
     """A page where people talk to a policy, and see each utterance's reward arrive.
 
     A person chooses a scenario, who to be, whom to talk to and who rewards, sees what best-of-4 would have said, ends
@@ -81,10 +91,14 @@ def demo(host: str, port: int, store: Store, as_json: bool, **options: Any) -> N
       sotopia-rl-data demo --policy gpt-4o --judge gpt-4o --budget 5
       sotopia-rl-data demo --policy transformers:./base+./runs/grpo --reward-model ./runs/rm --scenarios ./mine.yaml
       sotopia-rl-data demo --scenarios hard --profiles ./sotopia --policy claude-sonnet-4-5 --host 0.0.0.0
+      sotopia-rl-data demo --policy gpt-4o --judge gpt-4o --budget 5 --space ./space
     """
     from sotopia_rl_data.code import check_installed
 
     check_installed("The demo", "gradio", extra="demo")
+    if space is not None:
+        _write_space(space, as_json)
+        return
     if not listening.is_here(host):
         console.warn(f"whoever reaches {host} can talk to these models at your cost, and save dialogues: see --budget")
     import uvicorn
@@ -94,6 +108,7 @@ def demo(host: str, port: int, store: Store, as_json: bool, **options: Any) -> N
         try:
             from sotopia_rl_data.demo.page import demo_app
 
+            logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
             config = uvicorn.Config(demo_app(talks), log_level="warning", timeout_graceful_shutdown=_GRACE_S)
             url = listening.url_of(host, socket)
             if as_json:
@@ -105,6 +120,35 @@ def demo(host: str, port: int, store: Store, as_json: bool, **options: Any) -> N
                 uvicorn.Server(config).run(sockets=[socket])
         finally:
             talks.close()
+
+
+def _is_no_cut(record: logging.LogRecord) -> bool:
+    """Whether a record of the server is not about the stream of an open page, which ends with the server."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
+def _write_space(folder: Path, as_json: bool) -> None:
+    from sotopia_rl_data.demo.space import write_space
+
+    words = click.get_current_context().meta[console.WORDS]
+    written = write_space(folder, _of_the_demo(words[words.index("demo") + 1 :]))
+    if as_json:
+        console.emit_json({"files": [str(path) for path in written]})
+    else:
+        click.echo(folder)
+    console.note(f"try it: cd {folder} && DEMO_HOST=127.0.0.1 python app.py")
+
+
+def _of_the_demo(words: Sequence[str]) -> list[str]:
+    """The words of the command but those about this machine, and where the Space is written."""
+    kept, skips = list[str](), False
+    for word in words:
+        option, equals, _ = word.partition("=")
+        if skips or option in _HERE:
+            skips = not skips and not equals and option != "--json"
+        else:
+            kept.append(word)
+    return kept
 
 
 def _host(store: Store, options: dict[str, Any]) -> DemoHost:

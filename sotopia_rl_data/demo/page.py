@@ -23,7 +23,9 @@ from sotopia_rl_data.rollouts.scene import Scene
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported, and later
 
 import gradio as gr
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 
@@ -58,13 +60,7 @@ def demo_app(host: DemoHost) -> FastAPI:
     """The application, at `/`."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
-    @app.middleware("http")
-    async def with_policy(request: Request, answer: Callable[[Request], Any]) -> Response:
-        response: Response = await answer(request)
-        response.headers["Content-Security-Policy"] = _POLICY
-        response.headers["Referrer-Policy"] = "no-referrer"
-        return response
-
+    app.add_middleware(_WithPolicy)
     theme = gr.themes.Base(
         primary_hue="teal", secondary_hue="teal", font=_FONT, font_mono=("ui-monospace", "monospace")
     )
@@ -84,6 +80,23 @@ def demo_app(host: DemoHost) -> FastAPI:
         head='<meta name="color-scheme" content="light dark">',
     )
     return mounted
+
+
+class _WithPolicy:
+    """Puts the page's policy on every response, and lets streams through as they come."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["Content-Security-Policy"] = _POLICY
+                headers["Referrer-Policy"] = "no-referrer"
+            await send(message)
+
+        await self._app(scope, receive, sent)
 
 
 def page(host: DemoHost) -> gr.Blocks:

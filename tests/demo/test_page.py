@@ -3,101 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from fixtures.browser import HOSTILE, Page, needs_browser, page
-from fixtures.places import ROOT
+from fixtures.browser import HOSTILE, needs_browser, page
+from fixtures.demo_page import begin, open_page, press, say, served, shown, tab_to, thankful, unfold
 
 from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.store import Store
 
 pytest.importorskip("gradio", reason="needs the demo extra: pip install -e '.[demo]'")
 pytestmark = pytest.mark.slow
-
-POLICY = """
-import json
-async def counting(prompt):
-    words = f"turn {prompt.turn}" + ", thank you" * (prompt.own > 0)
-    return json.dumps({"action_type": "speak", "argument": words})
-"""
-JUDGE = "from fixtures.demo import Thanks\n"
-
-
-@contextmanager
-def served(folder: Path, *options: str) -> Iterator[str]:
-    """The URL of a demo that runs as a command, with the store in `folder`."""
-    command = [sys.executable, "-m", "sotopia_rl_data", "demo", "--port", "0", "--timeout", "3", *options]
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    environment = os.environ | {"SOTOPIA_RL_DATA_STORE": str(folder / "store"), "PYTHONPATH": paths}
-    environment |= {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
-
-
-def thankful(folder: Path) -> Sequence[str]:
-    """The options for a policy that thanks and a judge that counts thanks."""
-    (folder / "policy.py").write_text(POLICY)
-    (folder / "judge.py").write_text(JUDGE)
-    return ("--policy", f"{folder}/policy.py:counting", "--judge", f"{folder}/judge.py:Thanks")
-
-
-def open_page(tab: Page, url: str) -> None:
-    tab.send("Page.navigate", url=url)
-    tab.wait("document.querySelector('#words textarea')")
-    tab.wait("[...document.querySelectorAll('button')].some(one => one.textContent.trim() === 'Begin')")
-
-
-def begin(tab: Page) -> None:
-    tab.js("[...document.querySelectorAll('button')].find(one => one.textContent.trim() === 'Begin').click()")
-    tab.wait("/your turn/.test(document.querySelector('.status').textContent)")
-
-
-def press(tab: Page, key: str, code: int, text: str = "") -> None:
-    about = {"key": key, "code": key, "windowsVirtualKeyCode": code}
-    tab.send("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **about)
-    tab.send("Input.dispatchKeyEvent", type="keyUp", **about)
-
-
-def tab_to(tab: Page, wanted: str) -> None:
-    """Press Tab until the focus is on an element for which the condition `wanted` about `it` holds."""
-    for _ in range(60):
-        if tab.js(f"(it => {wanted})(document.activeElement)"):
-            return
-        press(tab, "Tab", 9)
-    raise AssertionError(f"no Tab reaches {wanted}")
-
-
-def say(tab: Page, words: str) -> None:
-    """Type and press Enter, and wait for the answer and all rewards."""
-    before = tab.js("document.querySelectorAll('.turn').length")
-    tab_to(tab, "it.tagName === 'TEXTAREA'")
-    tab.send("Input.insertText", text=words)
-    tab.wait(f"document.querySelector('#words textarea').value.length >= {min(len(words), 3)}")
-    press(tab, "Enter", 13, "\r")
-    tab.wait(f"document.querySelectorAll('.turn').length === {before + 2} && !document.querySelector('.waiting')")
-
-
-def shown(tab: Page) -> list[dict[str, Any]]:
-    """What the page shows of each utterance."""
-    found = tab.js("""[...document.querySelectorAll('.turn')].map(one => ({
-        turn: +one.dataset.turn, words: one.querySelector('.words').textContent,
-        chips: [...one.querySelectorAll('.chip')].map(chip => chip.textContent)}))""")
-    return list(found)
 
 
 def rows(store: Store, config: str) -> list[dict[str, Any]]:
@@ -173,8 +94,7 @@ def test_hostile_words_are_text_in_the_dialogue_the_scores_and_the_report(tmp_pa
         assert "U+202E" in seen[0]
         assert seen[1:] == [marked, "`x`"]
         assert tab.js("document.querySelector('.who').textContent") == "**Ann** U+202E{{7*7}} turn 0"
-        tab.js("document.querySelectorAll('button.label-wrap').forEach(one => one.click())")
-        tab.wait("document.querySelector('#evaluate')")
+        unfold(tab)
         tab.js("document.querySelector('#evaluate').click()")
         tab.wait("document.querySelector('iframe')")
         assert tab.js("document.querySelectorAll('table tbody tr').length") == 7
@@ -187,8 +107,7 @@ def test_hostile_words_are_text_in_the_dialogue_the_scores_and_the_report(tmp_pa
 def test_every_control_has_a_name(tmp_path: Path):
     with served(tmp_path) as url, page(1280, 900) as tab:
         open_page(tab, url)
-        tab.js("document.querySelectorAll('button.label-wrap').forEach(one => one.click())")
-        tab.wait("document.querySelector('#save')")
+        unfold(tab)
         nodes = tab.send("Accessibility.getFullAXTree")["nodes"]
         controls = [
             (node["role"]["value"], node.get("name", {}).get("value", ""))
@@ -208,9 +127,9 @@ def test_a_judge_that_is_slow_down_or_over_the_budget_is_told_of_and_takes_no_wo
     with running(latency=60) as provider:
         at = {"sim-down": "http://127.0.0.1:9/v1", "sim-slow": provider.openai_url, "sim-dear": provider.openai_url}
         judges = [word for name, url in at.items() for word in ("--judge", f"openai:{name}@{url}")]
-        budget = ("--budget", "0.0001", "--prices", str(tmp_path / "prices.json"))
-        with served(tmp_path, *judges, *budget) as url:
-            client = Client(url, verbose=False)
+        limits = ("--timeout", "3", "--budget", "0.0001", "--prices", str(tmp_path / "prices.json"))
+        with served(tmp_path, *judges, *limits) as url:
+            client = Client(url, verbose=False, httpx_kwargs={"timeout": 300})
             for name, told in (("sim-slow", "no answer within 3 s|said nothing"), ("sim-dear", "Nothing more fits")):
                 client.predict(0, 0, "scripted:firm", name, api_name="/begin")
                 client.predict("speak", "hello", api_name="/say")
@@ -238,7 +157,7 @@ def test_twenty_people_at_once_through_gradios_client(tmp_path: Path):
     with served(tmp_path, *thankful(tmp_path)) as url:
 
         def talk(number: int) -> str:
-            client = Client(url, verbose=False)
+            client = Client(url, verbose=False, httpx_kwargs={"timeout": 300})
             client.predict(0, number % 2, "counting", "thanks", api_name="/begin")
             client.predict(api_name="/answer_begin")
             for turn in range(2):

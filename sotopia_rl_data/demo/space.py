@@ -1,0 +1,94 @@
+"""A folder that runs as a Hugging Face Space: `app.py`, `requirements.txt`, the card, and this package beside them.
+
+The package is copied, since a Space installs its requirements before it has its files, so that a wheel could not be
+among them; and so a Space runs the very code that wrote it. The options are written into `app.py`; keys are secrets of
+the Space, and never in the folder.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import shutil
+import sys
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+
+from sotopia_rl_data.errors import UsageError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+PORT = 7860  # where a Space listens
+
+
+def write_space(folder: Path, options: Sequence[str]) -> list[Path]:
+    """Write the Space, whole or not at all; `options` are those of `demo` that it runs with. Returns its files at the
+    top. Files that the options name are copied beside `app.py`.
+
+    Raises UsageError where the folder is not empty, or an option names a folder or a plug-in of this machine.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is there already.", "name a folder that is new or empty")
+    copied: dict[str, Path] = {}
+    kept = [_kept(word, copied) for word in options]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as work:
+        beside = Path(work) / folder.name
+        shutil.copytree(PACKAGE, beside / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name, path in copied.items():
+            shutil.copyfile(path, beside / name)
+        (beside / "app.py").write_text(_filled("app.py.template", options=json.dumps(kept), port=PORT), "utf-8")
+        (beside / "requirements.txt").write_text("\n".join(_requirements(kept)) + "\n", "utf-8")
+        gradio, python = importlib.metadata.version("gradio"), f"{sys.version_info[0]}.{sys.version_info[1]}"
+        card = _filled("space.md.template", gradio=gradio, python=python)
+        (beside / "README.md").write_text(card, "utf-8")
+        beside.replace(folder)  # an empty folder gives way
+    return sorted(path for path in folder.iterdir())
+
+
+def _kept(word: str, copied: dict[str, Path]) -> str:
+    """A word of the command as the Space can read it."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    if Path(value).is_file() and value:
+        name = Path(value).name
+        if name in ("app.py", "requirements.txt", "README.md") or copied.get(name, Path(value)) != Path(value):
+            raise UsageError(f"The Space already has a file called {name}.", f"give {value} another name")
+        copied[name] = Path(value)
+        return f"{option}{equals}{name}"
+    for part in re.split(r"[:+#]", value):
+        if part and ("/" in part or part.endswith(".py")) and Path(part).exists():
+            raise UsageError(
+                f"A Space cannot read {part}, which is on this machine.",
+                "push a model to the Hub and name its id; copy other files into the Space by hand",
+            )
+    return word
+
+
+def _filled(name: str, **values: object) -> str:
+    """A template of `assets/` with these values."""
+    text = (PACKAGE / "demo" / "assets" / name).read_text("utf-8")
+    return Template(text).substitute({key: str(value) for key, value in values.items()})
+
+
+def _requirements(options: Sequence[str]) -> list[str]:
+    """What the package needs with the extra of the demo; with that for training where a model is loaded there."""
+    is_local = any(word.startswith(("transformers:", "--reward-model")) for word in options)
+    extras = ("demo", "train") if is_local else ("demo",)
+    declared = PACKAGE.parent / "pyproject.toml"
+    if declared.is_file():
+        project = tomllib.loads(declared.read_text("utf-8"))["project"]
+        listed = [
+            *project["dependencies"],
+            *(one for extra in extras for one in project["optional-dependencies"][extra]),
+        ]
+        return list(dict.fromkeys(listed))
+    found = []
+    for one in importlib.metadata.requires("sotopia-rl-data") or []:
+        requirement, _, marker = one.partition(";")
+        named = re.search(r"extra == ['\"](\w+)['\"]", marker)
+        if named is None or named[1] in extras:
+            found.append(requirement.strip())
+    return list(dict.fromkeys(found))

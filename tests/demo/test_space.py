@@ -1,0 +1,101 @@
+"""A folder that runs as a Hugging Face Space: what is in it, what is refused, and that it runs."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+
+import pytest
+import yaml
+from fixtures.environments import packages_of, python_of
+
+pytest.importorskip("gradio", reason="needs the demo extra: pip install -e '.[demo]'")
+
+from sotopia_rl_data.demo.space import write_space
+from sotopia_rl_data.errors import UsageError
+
+TALK = """
+import sys
+from gradio_client import Client
+client = Client(sys.argv[1], verbose=False)
+client.predict(0, 0, "scripted:warm", "lexical", api_name="/begin")
+client.predict("speak", "Would you take 500 for it?", api_name="/say")
+client.predict(api_name="/answer_say")
+print(client.predict(api_name="/reward_say")[0])
+print(client.predict(api_name="/save"))
+"""
+
+
+def options_of(folder: Path) -> list[str]:
+    found = re.search(r"^OPTIONS = (.*)$", (folder / "app.py").read_text(), re.MULTILINE)
+    assert found is not None
+    return list(ast.literal_eval(found[1]))
+
+
+@pytest.mark.slow
+def test_a_space_has_the_package_the_options_and_a_card_that_a_space_reads(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("- scenario: a\n")
+    written = write_space(tmp_path / "space", ["--scenarios", "mine.yaml", "--policy", "gpt-4o", "--budget=5"])
+    names = ["README.md", "app.py", "mine.yaml", "requirements.txt", "sotopia_rl_data"]
+    assert [path.name for path in written] == names
+    assert options_of(tmp_path / "space") == ["--scenarios", "mine.yaml", "--policy", "gpt-4o", "--budget=5"]
+    card = yaml.safe_load((tmp_path / "space" / "README.md").read_text().split("---")[1])
+    assert (card["sdk"], card["app_file"], card["license"]) == ("gradio", "app.py", "apache-2.0")
+    requirements = (tmp_path / "space" / "requirements.txt").read_text()
+    assert "gradio>=" in requirements
+    assert "torch" not in requirements
+    assert (tmp_path / "space" / "sotopia_rl_data" / "labelers" / "judge.py").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yaml", "space"]
+
+
+def test_what_a_space_cannot_have_is_refused_and_nothing_is_left(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "policy.py").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "app.py").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    for folder, options, wrong in (
+        ("full", [], "full is there already"),
+        ("space", ["--reward-model", "./run"], "cannot read ./run"),
+        ("space", ["--policy", "transformers:./run"], "cannot read ./run"),
+        ("space", ["--policy", "policy.py:Mine"], "cannot read policy.py"),
+        ("space", ["--prices", "full/app.py"], "a file called app.py"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(wrong)):
+            write_space(tmp_path / folder, options)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.long
+def test_a_space_runs_in_a_fresh_environment_from_its_own_requirements(tmp_path: Path):
+    write_space(tmp_path / "space", ["--policy", "scripted:warm"])
+    venv.EnvBuilder(with_pip=True).create(tmp_path / "env")
+    python = python_of(tmp_path / "env")
+    began = time.monotonic()
+    install = [python, "-m", "pip", "install", "-q", "-r", tmp_path / "space" / "requirements.txt"]
+    subprocess.run(install, check=True, env={**os.environ, "PYTHONPATH": ""})
+    size = sum(path.stat().st_size for path in packages_of(tmp_path / "env").rglob("*") if path.is_file())
+    print(f"installed in {time.monotonic() - began:.0f} s, {size / 1e6:.0f} MB")
+    environment = {**os.environ, "PYTHONPATH": "", "DEMO_HOST": "127.0.0.1", "DEMO_PORT": "0"}
+    environment |= {"SOTOPIA_RL_DATA_STORE": str(tmp_path / "store")}
+    app = [python, "app.py"]
+    with subprocess.Popen(app, stdout=subprocess.PIPE, text=True, cwd=tmp_path / "space", env=environment) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            talk = [python, "-c", TALK, url]
+            told = subprocess.run(talk, capture_output=True, text=True, env=environment, cwd=tmp_path)
+            assert "Would you take 500 for it?" in told.stdout, told.stderr
+            assert re.search(r"reward \d\.\d\d", told.stdout)
+            assert "Saved: demo/talks@v1.0.0" in told.stdout
+        finally:
+            process.terminate()
+    assert sys.executable != str(python)
