@@ -108,7 +108,7 @@ def demo(host: str, port: int, space: Path | None, store: Store, as_json: bool, 
         try:
             from sotopia_rl_data.demo.page import demo_app
 
-            logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
+            logging.getLogger("uvicorn.error").addFilter(_is_failure)
             config = uvicorn.Config(demo_app(talks), log_level="warning", timeout_graceful_shutdown=_GRACE_S)
             url = listening.url_of(host, socket)
             if as_json:
@@ -122,9 +122,9 @@ def demo(host: str, port: int, space: Path | None, store: Store, as_json: bool, 
             talks.close()
 
 
-def _is_no_cut(record: logging.LogRecord) -> bool:
-    """Whether a record of the server is not about the stream of an open page, which ends with the server."""
-    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+def _is_failure(record: logging.LogRecord) -> bool:
+    """Whether a record of the server tells of an exception, and not of the streams of open pages, which end with it."""
+    return record.exc_info is not None and not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
 def _write_space(folder: Path, as_json: bool) -> None:

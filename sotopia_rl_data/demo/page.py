@@ -69,6 +69,7 @@ def demo_app(host: DemoHost) -> FastAPI:
         page(host),
         "/",
         show_error=False,  # an unforeseen one is logged here, and not told to visitors
+        max_file_size="1kb",  # Gradio takes files whatever the page has, and nobody has to send one
         footer_links=[],
         run_history=False,
         ssr_mode=False,

@@ -6,9 +6,11 @@ import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pyarrow.parquet as pq
 import pytest
 from fixtures.browser import HOSTILE, needs_browser, page
@@ -149,6 +151,18 @@ def test_a_judge_that_is_slow_down_or_over_the_budget_is_told_of_and_takes_no_wo
                 assert "127.0.0.1" not in said
                 assert [(one["words"], one["chips"]) for one in shown(tab)][:1] == [("hello", ["reward …"])]
                 assert len(shown(tab)) == 2
+
+
+def test_no_file_is_taken_and_the_server_ends_without_a_traceback_while_a_page_is_open(tmp_path: Path):
+    with ExitStack() as open_pages:
+        with served(tmp_path) as url:
+            answer = httpx2.get(url, trust_env=False, timeout=60)
+            assert answer.headers["content-security-policy"].startswith("default-src 'self';")
+            file = {"files": ("x", b"x" * 5_000)}
+            assert httpx2.post(f"{url}/gradio_api/upload", files=file, trust_env=False, timeout=60).status_code == 413
+            beats = httpx2.stream("GET", f"{url}/gradio_api/heartbeat/somebody", trust_env=False, timeout=60)
+            assert open_pages.enter_context(beats).status_code == 200
+        assert (tmp_path / "stderr").read_text() == "open it in a browser; Ctrl-C ends it\n"
 
 
 def test_twenty_people_at_once_through_gradios_client(tmp_path: Path):
