@@ -23,6 +23,10 @@ from sotopia_rl_data.schema import Episode
 OnProgress = Callable[[int, int], None]
 OnFile = Callable[[Source, str], None]
 
+# Every prompt and every question tells of all agents: an episode of a thousand is work for a quarter of a minute, and
+# one of twenty thousand for hours.
+MOST_AGENTS = 1_000
+
 
 def read(paths: Sequence[str | Path], *, on_progress: OnProgress | None = None) -> Iterator[Item]:
     """Every item of `paths`: files of any format, or folders of files. Memory does not grow with their size, but for
@@ -62,7 +66,10 @@ def read_plan(
         meter = Metered(source.path, tick)
         with closing(meter):
             for item, record in _items(source, meter, beside):
-                yield opinions.with_assumed(item) if isinstance(item, Episode) else item, record
+                if isinstance(item, Episode) and len(item.agents) > MOST_AGENTS:
+                    yield record.failure(f"it has {len(item.agents):,} agents, more than {MOST_AGENTS:,}."), record
+                else:
+                    yield opinions.with_assumed(item) if isinstance(item, Episode) else item, record
         if on_file is not None:
             on_file(source, meter.sha256.hexdigest())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from fixtures.labelling import BOAT, put, scores
 from fixtures.places import ROOT
 
+from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.schema import Agent, Episode, Turn
 from sotopia_rl_data.store import Store
 
@@ -47,3 +50,23 @@ def test_the_beginning_of_a_long_episode_is_shown_in_seconds_of_work(case: str, 
     assert MORE[case] in " ".join(done.stdout.split())
     assert len(done.stdout) < 2_000_000
     assert after.ru_utime - before.ru_utime < 20
+
+
+@pytest.mark.slow
+def test_an_episode_of_more_agents_than_prompts_can_tell_of_is_not_imported(tmp_path: Path):
+    """Each of its utterances would get a prompt that tells of all agents."""
+    kept = []
+    for count in (1_000, 1_001):
+        who = [f"s{i}" for i in range(count)]
+        turns = [{"turn": i, "agent": name, "action_type": "speak", "text": "Hello."} for i, name in enumerate(who)]
+        agents = [{"agent": name, "name": f"Agent {name}"} for name in who]
+        path = tmp_path / f"{count}.jsonl"
+        path.write_text(json.dumps({"episode_id": f"e{count}", "scenario": "A quay.", "agents": agents, "turns": turns}))
+        done = CliRunner().invoke(
+            cli, ["import", str(path), "--name", f"lab/e{count}", "--store", str(tmp_path / "store")]
+        )
+        kept.append(done.exit_code)
+        said = f"{done.output} {done.exception}"
+    assert kept[0] == 0, said
+    assert kept[1] == 1
+    assert "1,001 agents, more than 1,000" in " ".join(said.split())
