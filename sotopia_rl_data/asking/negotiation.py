@@ -34,7 +34,7 @@ _HOLD_S = 3.0
 _IN_VAIN = 5
 _MUCH_SHORTER = 0.5  # a question of at most this share of another's length is much shorter
 _EXPLAINED = (401, 402, 407)  # statuses about the key and money
-_ABOUT_CONTENT = (400, 422, 451)  # a limit may be told under any other status
+ABOUT_CONTENT = (400, 422, 451)  # a limit may be told under any other status
 _LONGEST_WAIT_S = 10.0
 _PAUSES_S = (0.1, 0.5, 2.0)  # before each identical call
 _PASSES_S = 3.0  # the shortest time in which another question may show that others pass
@@ -330,7 +330,7 @@ class Negotiation:
                     self._in_vain, self._helped = 0, True
                     return reply
             self._in_vain += 1
-            if error.status in _ABOUT_CONTENT and suspect.is_only:
+            if error.status in ABOUT_CONTENT and suspect.is_only:
                 return await self._ask_alone(suspect, form, error)
             raise error
         finally:

@@ -249,6 +249,39 @@ def test_a_question_that_is_refused_while_others_pass_meets_a_filter_and_is_not_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_line_that_is_refused_while_harmless_texts_pass_meets_a_filter_and_is_not_asked_anew(
+    provider: str, tmp_path: Path
+):
+    with running(habit="content_filter_in_words") as at:
+        asked = asked_of(client_of(provider, at), numbered(20))
+        outcome, _ = ask_in_batches(asked, in_batches(provider, at, tmp_path), tmp_path)
+        assert (outcome.asked, outcome.unreachable) == (20, 0)
+        assert at.log()["batch"]["sizes"] == [20, 1 + 3]
+        with Ledger(tmp_path) as kept:
+            past = list(kept.scan())
+            (filtered,) = (attempt for attempt in past if attempt.finish == "refusal")
+            controls = [one for one in past if one.key == filtered.key and one.status == "error" and one.usage]
+        assert "We would rather not" in filtered.text
+        assert len(controls) == 3
+        spent = sum(one.usage.output for one in past if one.usage)
+        assert [usage.output for usage in outcome.usage.values()] == [spent]
+        again, _ = ask_in_batches(asked, in_batches(provider, at, tmp_path), tmp_path)
+        assert (again.asked, again.hits, at.log()["batch"]["batches"]) == (0, 20, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("habit", ["account_that_runs_dry_in_words", "one_in_eight_and_400"])
+def test_a_limit_or_an_empty_account_is_not_taken_for_a_filter_in_batches(habit: str, tmp_path: Path):
+    with running(habit=habit) as at:
+        asked = asked_of(client_of("openai", at), numbered(30, 10))
+        outcome, _ = ask_in_batches(asked, in_batches("openai", at, tmp_path), tmp_path)
+    assert outcome.asked >= 10
+    with Ledger(tmp_path) as kept:
+        assert [attempt.finish for attempt in kept.scan() if attempt.status == "answer"] == ["stop"] * outcome.asked
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [400, 401, 403])
 def test_a_limit_that_lets_some_questions_pass_is_not_taken_for_a_filter(status: int, tmp_path: Path):
     with running(habit=f"one_in_eight_and_{status}") as at:

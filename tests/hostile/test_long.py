@@ -61,7 +61,9 @@ def test_an_episode_of_more_agents_than_prompts_can_tell_of_is_not_imported(tmp_
         turns = [{"turn": i, "agent": name, "action_type": "speak", "text": "Hello."} for i, name in enumerate(who)]
         agents = [{"agent": name, "name": f"Agent {name}"} for name in who]
         path = tmp_path / f"{count}.jsonl"
-        path.write_text(json.dumps({"episode_id": f"e{count}", "scenario": "A quay.", "agents": agents, "turns": turns}))
+        path.write_text(
+            json.dumps({"episode_id": f"e{count}", "scenario": "A quay.", "agents": agents, "turns": turns})
+        )
         done = CliRunner().invoke(
             cli, ["import", str(path), "--name", f"lab/e{count}", "--store", str(tmp_path / "store")]
         )

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from sotopia_rl_data.asking.batch.client import BatchClient, BatchState, cancelled
+from sotopia_rl_data.asking.batch.filters import ContentFilter
 from sotopia_rl_data.asking.batch.intent import BatchFolder, BatchLine, Intent
 from sotopia_rl_data.asking.batch.waiting import BatchBudget, Waiting, brought
 from sotopia_rl_data.asking.forms import RequestForm
@@ -19,6 +20,8 @@ from sotopia_rl_data.errors import AskingError, Filtered, Rejected, Unavailable
 from sotopia_rl_data.ledger.ledger import answered, failed
 from sotopia_rl_data.ledger.lookup import Lookup
 from sotopia_rl_data.request import Reply, Request, Usage
+
+_CONTROL = "a harmless text of the same length was answered in its place"
 
 
 class Fetching:
@@ -40,13 +43,14 @@ class Fetching:
         self._helped = False  # whether one of them is answered in the batch that is being fetched
         self._refused: list[tuple[BatchLine, RequestForm, Rejected]] = []  # the lines that were refused for good
         self._throttled: list[tuple[str, Unavailable]] = []  # the lines of one batch that were refused for rate
+        self.filter = ContentFilter()
         self.last: AskingError | None = None
 
     async def fetch(self, intent: Intent, state: BatchState) -> None:
         """Put every result into the ledger, durably. Results of an earlier fetch are not added again."""
         left = self._folder.batch_lines(intent)
         await self._waiting.until_answered(lambda: self._collect(intent, left))
-        self._retry_refused()
+        self._retry_refused(intent)
         self._retry_throttled(answers=intent.count - len(left) - len(self._throttled))
         for line in left.values():
             self._keep(intent, line, self._missing(state), maybe_billed=not state.cancelled)
@@ -71,6 +75,9 @@ class Fetching:
         request = Request(target, (), sample=line.sample)
         earlier = brought(ledger, intent, line.key)
         form = RequestForm.of(line.form, self._client.api.ways) or RequestForm(way=intent.way)
+        if line.control:
+            self._keep_control(intent, line, outcome)
+            return
         if isinstance(outcome, Filtered):
             self._budget.came(line.key, None)
             outcome = refusal_of(outcome)
@@ -86,6 +93,7 @@ class Fetching:
             self._lookup.outcome.count_prompt(target.model, line.input // 2, outcome.usage.input)
             self._lookup.came(line.key)
             self._client.answer_limits.answered(line, outcome)
+            self.filter.answered(line)
             return
         tokens = outcome.tokens if isinstance(outcome, Unavailable) else None
         if not earlier:
@@ -94,6 +102,23 @@ class Fetching:
         usage = Usage() if maybe_billed else None
         self._budget.came(line.key, usage if tokens is None else Usage(*tokens))
         self._fail(line, outcome, form)
+
+    def _keep_control(self, intent: Intent, line: BatchLine, outcome: Reply | AskingError) -> None:
+        """Put what a control has cost on the bill of the request that it was made for."""
+        if not isinstance(outcome, Reply):
+            self._budget.came(line.key, None)
+            self.filter.failed(line)
+            return
+        (self.filter.failed if outcome.finish == "refusal" else self.filter.answered)(line)
+        usage, ledger = outcome.usage, self._lookup.ledger
+        self._budget.came(line.key, usage)
+        earlier = brought(ledger, intent, line.control)
+        if not any(past.error == _CONTROL and past.sample == line.sample for past in earlier):
+            tokens = None if usage == Usage() else (usage.input, usage.cached, usage.written, usage.output)
+            target = replace(self._client.target, sampling=line.sampling)
+            request, unknown = Request(target, (), sample=line.sample), tokens is None
+            ledger.append(failed(request, line.control, line.question, _CONTROL, 0.0, intent.batch, unknown, tokens))
+            self._lookup.outcome.count_usage(target.model, usage)
 
     def _fail(self, line: BatchLine, error: AskingError, form: RequestForm) -> None:
         """Give a request up, or leave it for the next round."""
@@ -108,7 +133,7 @@ class Fetching:
         else:
             self._fail_once(key, error)
 
-    def _retry_refused(self) -> None:
+    def _retry_refused(self, intent: Intent) -> None:
         """Leave the refused lines for the next round: where others in their form were answered once more in the same
         form, since some servers refuse at random, and again while that helps; else without the limit of the answer, or
         in another form."""
@@ -122,14 +147,26 @@ class Fetching:
                 continue
             own_fault = forms.is_own_fault(form, error)
             if own_fault and key in self._asked_again and not self._helped:
-                self._lookup.lose(key, error)
+                self._lose(intent, line, error)
                 continue
             self._lookup.put_back(key)
             if own_fault:
                 self._asked_again.add(key)
+                self.filter.suspect(line, error)
         self._helped = False
         limits.decide(forms.is_answered)
         forms.decide()
+        self.filter.batch_ended()
+
+    def _lose(self, intent: Intent, line: BatchLine, error: Rejected) -> None:
+        """Give a refused request up; where it meets a content filter, for later runs too."""
+        if not self.filter.is_met(line, error):
+            self._lookup.lose(line.key, error)
+            return
+        request = Request(replace(self._client.target, sampling=line.sampling), (), sample=line.sample)
+        refusal = refusal_of(Filtered(error.message, status=error.status))
+        self._lookup.ledger.append(answered(request, line.key, line.question, refusal, 0.0, intent.batch))
+        self._lookup.came(line.key)
 
     def _retry_throttled(self, answers: int) -> None:
         """Leave the lines that were refused for rate for the next round. That counts as a failure only where the batch

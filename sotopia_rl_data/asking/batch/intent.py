@@ -70,7 +70,8 @@ class Intent:
 class BatchLine:
     """The request behind a line: what an attempt in the ledger records of it, the most tokens of its prompt, the form
     in which it is put, as JSON, where it is not put as it is meant, and the limit of its answer that follows from the
-    schema, where it is sent with one (`answer_limit.py`; else 0)."""
+    schema, where it is sent with one (`answer_limit.py`; else 0). `control` is the key of the request that a control
+    was made for (`filters.py`); else empty."""
 
     key: str
     question: str
@@ -79,6 +80,7 @@ class BatchLine:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     form: Mapping[str, Any] = field(default_factory=dict)
     limit: int = 0
+    control: str = ""
 
 
 class BatchFolder:
@@ -215,13 +217,13 @@ class BatchDraft:
         self._lines: IO[bytes] = parent.lines(intent).open("wb")
         self._asked: IO[bytes] = parent.lines(intent).with_name(_ASKED).open("wb")
 
-    def add(self, line: bytes, pending: PendingRequest, form: RequestForm) -> None:
-        """Add a request and its line in this form."""
+    def add(self, line: bytes, pending: PendingRequest, form: RequestForm, control: str = "") -> None:
+        """Add a request and its line in this form; `control` is the key of the request that a control is for."""
         request, custom_id = pending.request, self.intent.custom_id(pending.key)
         sampling = dict(request.target.sampling)
         told = {} if form == MEANT else form.as_dict()
         tokens, limit = most_prompt_tokens(request), request.limit or 0
-        record = BatchLine(pending.key, pending.question, request.sample, tokens, sampling, told, limit)
+        record = BatchLine(pending.key, pending.question, request.sample, tokens, sampling, told, limit, control)
         with storing(self._parent.lines(self.intent).parent, *_LEDGER):
             self._lines.write(line + b"\n")
             self._asked.write(json.dumps({"id": custom_id, **asdict(record)}).encode() + b"\n")

@@ -183,11 +183,16 @@ class _BatchRun:
             if forms.is_looking:
                 draft = self._probe(await _shortest(left, self._lookup), sealed)
             else:
+                asked: list[PendingRequest] = []
                 async for pending in left:
                     if room and self._budget.fits(pending):
                         draft, room = self._put(draft, pending, forms.form, sealed), room - 1
+                        asked += [pending] if self._fetching.filter.is_suspect(pending.key) else []
                     else:
                         self._lookup.put_back(pending.key)
+                for control, key in self._fetching.filter.controls(asked):
+                    if room and self._budget.fits(control):
+                        draft, room = self._put(draft, control, forms.form, sealed, key), room - 1
         if draft is not None:
             sealed.append(self._seal(draft))
         unusable = self.answer_breaker and self.answer_breaker.error(self._client.target) if sealed else None
@@ -290,9 +295,15 @@ class _BatchRun:
         return not (ledger.catch_up() and ledger.tries(key) > known)
 
     def _put(
-        self, draft: BatchDraft | None, pending: PendingRequest, form: RequestForm, sealed: list[Intent]
+        self,
+        draft: BatchDraft | None,
+        pending: PendingRequest,
+        form: RequestForm,
+        sealed: list[Intent],
+        control: str = "",
     ) -> BatchDraft:
-        """Add a request to the draft; a full draft is sealed first, and a new one begun."""
+        """Add a request to the draft; a full draft is sealed first, and a new one begun. `control`: the key of the
+        request that it is a control for."""
         limits = self._client.limits
         if draft is None:
             draft = self._folder.draft()
@@ -303,8 +314,8 @@ class _BatchRun:
         line = self._client.line(custom_id, pending.request, form)
         if draft.count and (draft.count >= limits.requests or draft.size_bytes + len(line) + 99 > limits.size_bytes):
             sealed.append(self._seal(draft))
-            return self._put(None, pending, form, sealed)
-        draft.add(line, pending, form)
+            return self._put(None, pending, form, sealed, control)
+        draft.add(line, pending, form, control)
         self._under_way[short(pending.key)] = draft.intent.id
         self._own.add(draft.intent.id)
         return draft
