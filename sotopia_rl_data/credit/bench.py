@@ -193,7 +193,23 @@ def _judged(games: Version, label: Version) -> set[tuple[Any, ...]]:
             f"label them: sotopia-rl-data label {games.ref} --judge lexical --weights goal=1",
         )
     files = [path for paths in label.files("attributions").values() for path in paths]
-    return distinct(files, ("schema", "measure", "judge", "sample"))
+    held = _of_games(files, ("measure", "judge", "sample"))
+    if not held:
+        raise UsageError(
+            f"{label.ref} has no labels on {DIMENSION}, on which games are scored.",
+            f"label them: sotopia-rl-data label {games.ref} --judge lexical --weights {DIMENSION}=1",
+        )
+    return held
+
+
+def _of_games(files: Sequence[Path], more: Sequence[str]) -> set[tuple[Any, ...]]:
+    """The schema, and what `more` columns hold with it, of the attributions on the dimension of games and of those by
+    reward models."""
+    return {
+        (name, *others)
+        for name, dimension, *others in distinct(files, ("schema", "dimension", *more))
+        if dimension == DIMENSION or name == REWARD_MODEL
+    }
 
 
 def _costs(label: Version) -> dict[str, tuple[int | None, float | None]]:

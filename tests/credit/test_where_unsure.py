@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 from fixtures.folds import folds, talks
 from fixtures.labelling import put, rows
+from fixtures.places import ROOT
 
 from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.cli.program import cli
@@ -21,6 +26,7 @@ from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers import Elicitation, RewardSettings, label
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.schemas import answers
+from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.store import Store
 from sotopia_rl_data.store.verify import verify
 
@@ -188,11 +194,14 @@ def test_a_row_without_a_readable_answer_is_the_models(folder: Path):
 # --- what is wrong is a sentence --------------------------------------------------------------------------------------
 
 
-def invoke(folder: Path, *words: str, models: Sequence[str] = ("rm0", "rm1"), episodes: str = "lab/talks") -> Result:
+def command(folder: Path, judge: str, models: Sequence[str] = ("rm0", "rm1")) -> list[str]:
     named = [word for name in models for word in ("--reward-model", str(folder / name))]
-    judged = ["--judge", "lexical", "--schema", "utterance-quality", "--dimensions", "goal", "--weights", "goal=1"]
-    all_ = ["label", episodes, "--store", str(folder / "store"), "--where-unsure", *named, *judged, *words]
-    return CliRunner().invoke(cli, all_, standalone_mode=False)
+    judged = ["--judge", judge, "--schema", "utterance-quality", "--dimensions", "goal", "--weights", "goal=1"]
+    return ["label", "lab/talks", "--store", str(folder / "store"), "--where-unsure", *named, *judged]
+
+
+def invoke(folder: Path, *words: str, models: Sequence[str] = ("rm0", "rm1")) -> Result:
+    return CliRunner().invoke(cli, [*command(folder, "lexical", models), *words], standalone_mode=False)
 
 
 def test_the_command_tells_means_and_what_may_follow(folder: Path):
@@ -291,3 +300,24 @@ def test_where_the_cap_ends_the_asking_the_hint_goes_on_with_the_same_draw(folde
         assert Store(folder / "store").names() == ["lab/labelled", "lab/talks"]
         report = with_budget(folder, provider, 1.0, rows=rows_)
         assert (report.hits, report.asked) == (answered, report.rows_asked - answered)
+
+
+def test_killed_in_the_midst_it_goes_on_with_the_same_draw(folder: Path):
+    with running(latency=0.2) as provider:
+        judge = f"openai:judge@{provider.openai_url}"
+        words = [*command(folder, judge), "--rows", "60", "--concurrency", "2", "--json"]
+        called = [sys.executable, "-m", "sotopia_rl_data", *words]
+        process = subprocess.Popen(called, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while provider.log()["requests"] < 8 and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        with Ledger(folder / "store" / ".ledger") as ledger:
+            kept = {attempt.key for attempt in ledger.scan() if attempt.model == "judge"}
+        done = CliRunner().invoke(cli, words, standalone_mode=False)
+    assert done.exit_code == 0, done.exception
+    told = json.loads(done.stdout)
+    assert told["calls"] == run(folder).calls  # the draw does not hang on the judge
+    assert told["asked"] == told["calls"] - len(kept)
+    assert not list((folder / "store").glob(".staging/*--*"))
