@@ -291,8 +291,9 @@ def _show_import(report: ImportReport) -> None:
     elif report.examples:
         from sotopia_rl_data.query import sql
 
-        (rewarded,) = sql(report.version, "SELECT count(reward) FROM rewards").column(0).to_pylist()
-        kind = "rm" if rewarded else "sft"
+        select = "SELECT count(reward), count(*), count(DISTINCT md5(to_json(prompt))) FROM rewards"
+        rewarded, rows, prompts = (column[0].as_py() for column in sql(report.version, select).columns)
+        kind = "sft" if not rewarded else "dpo" if rows >= 2 * prompts else "rm"  # two or more answers to each prompt
         console.next_commands(
             f"sotopia-rl-data stats {report.version.name}",
             f"sotopia-rl-data report {report.version.name} -o report.html",

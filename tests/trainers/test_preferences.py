@@ -264,6 +264,7 @@ def test_imported_preferences_are_trained_on_by_the_command(root: Path, tmp_path
     store = ["--store", str(tmp_path / "store")]
     imported = CliRunner().invoke(cli, ["import", str(tmp_path / "pairs.jsonl"), "--name", "lab/pairs", *store])
     assert imported.exit_code == 0, imported.output
+    assert "train dpo --dataset lab/pairs" in imported.output
     train = ["train", "dpo", "--dataset", "lab/pairs", "--model", str(root / "model"), "--preset", "tiny", *store]
     train += ["-o", str(tmp_path / "run"), "--set", "eval_strategy=no", "--set", "save_strategy=no"]
     planned = CliRunner().invoke(cli, [*train, "--plan", "--json"])
@@ -276,3 +277,6 @@ def test_imported_preferences_are_trained_on_by_the_command(root: Path, tmp_path
     shown = CliRunner().invoke(cli, ["inspect", str(tmp_path / "run")])
     assert "pairs train" in shown.output
     assert "trained on preferences by DPO" in (tmp_path / "run" / "README.md").read_text()
+    merged = CliRunner().invoke(cli, ["merge", str(tmp_path / "run"), "-o", str(tmp_path / "merged")])
+    assert merged.exit_code == 0, merged.output
+    AutoModelForCausalLM.from_pretrained(tmp_path / "merged")

@@ -18,7 +18,17 @@ pytest.importorskip("trl", reason="needs the train extra: pip install -e '.[trai
 pytestmark = pytest.mark.train
 
 from fixtures.chat_templates import MARKS, TEMPLATES, model_with, tokenizer_with
-from fixtures.training import act, chat_prompt, make_dataset, single_prompt, train_grpo, train_rm, train_sft
+from fixtures.training import (
+    act,
+    chat_prompt,
+    make_dataset,
+    quarters,
+    single_prompt,
+    train_dpo,
+    train_grpo,
+    train_rm,
+    train_sft,
+)
 from transformers import AutoTokenizer, logging
 
 from sotopia_rl_data.errors import InputError, UsageError
@@ -30,7 +40,7 @@ torch.set_num_threads(1)
 logging.disable_progress_bar()
 NAMES = ("Ann", "Bo")
 SAID = [f"sentence number {i}" for i in range(7)]
-USES = ("rm", "sft", "grpo")
+USES = ("rm", "sft", "dpo", "grpo")
 OF_TRL = Path(importlib.util.find_spec("trl").origin).parent / "chat_templates"  # type: ignore[union-attr, arg-type]
 
 REFUSED = {  # for which uses, and what is said
@@ -38,7 +48,7 @@ REFUSED = {  # for which uses, and what is said
     "a date of its own": (USES, "writes today's date"),
     "parts": (USES, "loses the text of the"),
     "plain words": (USES, "does not end an assistant's turn with a special token"),
-    "a last word": (("sft",), "writes 'Thank you.' after an answer"),
+    "a last word": (("sft", "dpo"), "writes 'Thank you.' after an answer"),
     "short messages": (USES, "changes the text of the"),
     "by chance": (USES, "renders one dialogue in several ways"),
     "a short memory": (USES, "loses the text of the system's message"),
@@ -51,7 +61,7 @@ def dialogue(layout: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
 
 
 def check_right(tokenizer: Any, use: str, layout: str) -> None:
-    """What a run of this use would train on holds every text; and for cloning, the loss is on the answer alone."""
+    """What a run of this use would train on holds every text; for cloning and DPO, the loss is on the answer alone."""
     prompt, answer = dialogue(layout)
     (found,) = Encoder(tokenizer, use=use).encode([(prompt, () if use == "grpo" else answer)])
     text = tokenizer.decode(found.ids)
@@ -60,7 +70,7 @@ def check_right(tokenizer: Any, use: str, layout: str) -> None:
     asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
     if use == "grpo":
         assert found.ids.tolist() == asked
-    elif use == "sft":
+    elif use != "rm":
         whole = tokenizer.apply_chat_template(prompt + answer, return_dict=True)["input_ids"]
         assert whole[: len(asked)] == asked
         learned = tokenizer.decode(whole[len(asked) :])
@@ -144,19 +154,21 @@ def test_values_of_settings_are_kept_as_they_are():
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", [pytest.param("single", marks=pytest.mark.long), "chat"])
 @pytest.mark.parametrize("name", ["system at the last user", "no system", "a thought"])
-def test_three_trainers_train_on_every_text_with_a_mended_template(tmp_path: Path, name: str, layout: str):
+def test_the_trainers_train_on_every_text_with_a_mended_template(tmp_path: Path, name: str, layout: str):
     """What each trainer leaves is rendered by its own tokenizer, and by the stock one, with every text."""
     make_dataset(tmp_path, episodes=12, environments=12, turns=4, layout=layout)
     model = model_with(tmp_path / "model", name)
     options: dict[str, Any] = {"preset": "tiny", "store": str(tmp_path), "settings": ["disable_tqdm=true"]}
     train_rm("toys/rewards", model, tmp_path / "rm", **options)
     train_sft("toys/rewards", model, tmp_path / "sft", **options)
-    options |= {"reward_model": str(tmp_path / "rm"), "policy_adapter": str(tmp_path / "sft")}
-    train_grpo("toys/rewards", model, tmp_path / "grpo", **options)
+    options |= {"policy_adapter": str(tmp_path / "sft")}
+    make_dataset(tmp_path, "toys/pairs", episodes=24, environments=12, turns=1, layout=layout, splits=quarters)
+    train_dpo("toys/pairs", model, tmp_path / "dpo", **options)
+    train_grpo("toys/rewards", model, tmp_path / "grpo", reward_model=str(tmp_path / "rm"), **options)
     for use in USES:
         check_right(AutoTokenizer.from_pretrained(tmp_path / use), use, layout)
-    cloned, practised = (AutoTokenizer.from_pretrained(tmp_path / use).chat_template for use in ("sft", "grpo"))
-    assert cloned == practised  # the policy is asked as it was when it was cloned
+    (asked,) = {AutoTokenizer.from_pretrained(tmp_path / use).chat_template for use in ("sft", "dpo", "grpo")}
+    assert asked  # the policy is asked as it was when it was cloned
 
 
 def test_cloning_by_trl_learns_the_answer_alone_with_a_mended_template(tmp_path: Path):
