@@ -36,6 +36,7 @@ from sotopia_rl_data.request import Target
 
 T = TypeVar("T")
 _OVERRUN = "cost beyond the limit"
+_ROUNDING = 1e-6  # USD
 
 
 def check(respondents: Iterable[Respondent], options: AskOptions, prices: Prices) -> None:
@@ -210,6 +211,9 @@ def _budget_spent(budget: Budget, left: int, total: int, unit: str) -> BudgetSpe
         "command again: what was answered is kept"
     )
     taken = f"{budget.spent:.4f} USD are spent"
+    beyond = budget.spent - budget.cap
+    if beyond > _ROUNDING:
+        taken += f" ({beyond:.4f} beyond it: a call cost more than the limit of its answer allows)"
     if budget.in_batches:
         taken += f", {budget.in_batches:.4f} are reserved for requests under way in batches"
         hint = f"fetch the batches first, with --batch; or {hint}"

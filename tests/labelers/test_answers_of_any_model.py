@@ -250,6 +250,15 @@ def test_a_cap_holds_for_thoughts_that_no_limit_counts(protocol: str, provider: 
     assert 0.2 < spent <= 0.35
 
 
+def test_a_cap_that_one_call_passes_by_its_thoughts_ends_the_run_and_says_by_how_much(provider: Running, store: Store):
+    """Nobody can know before the first answer that the limit of 200 tokens does not count 3,000 of thought."""
+    capped = {"sampling": {"max_tokens": 200}, "budget": 0.02, "prices": prices_file(store.root), "concurrency": 4}
+    before = provider.playing("thinks_outside_completion_tokens").log()["requests"]
+    with pytest.raises(BudgetSpent, match=r"0\.0\d+ beyond it: a call cost more than the limit of its answer allows"):
+        labels_of(store, provider.playing("thinks_outside_completion_tokens"), "openai", **capped)
+    assert provider.playing("thinks_outside_completion_tokens").log()["requests"] - before == 1
+
+
 def prices_file(folder: Path) -> Path:
     """One and ten USD a million tokens, in and out, for whatever is asked."""
     path = folder / "prices.yaml"
