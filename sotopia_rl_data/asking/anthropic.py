@@ -72,7 +72,7 @@ def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
 
 def read_message(target: Target, data: Any) -> Reply:
     """The Reply that a message holds. Raises Unavailable where it holds none, or a fault in place of one."""
-    data = reading.only_one(data)
+    data = reading.unwrapped(data, "content")
     content = data.get("content") if isinstance(data, dict) else None
     if not isinstance(content, list | str) or data.get("error"):
         raise refusals.not_an_answer(target, data)

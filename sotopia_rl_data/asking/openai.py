@@ -71,7 +71,7 @@ def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
 
 def read_completion(target: Target, data: Any) -> Reply:
     """The Reply that a chat completion holds. Raises Unavailable where it holds none, or a fault in place of one."""
-    data = reading.only_one(data)
+    data = reading.unwrapped(data, "choices")
     if isinstance(data, dict) and data.get("error"):  # some gateways send errors with status 200
         code = str(data["error"].get("code") if isinstance(data["error"], dict) else None)
         status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 502

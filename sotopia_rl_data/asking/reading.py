@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any
 
 from sotopia_rl_data.errors import BadAnswer
@@ -61,9 +63,22 @@ def _is_said(part: dict[str, Any]) -> bool:
     return part.get("type", "text") in _ANSWERS
 
 
-def only_one(data: object) -> Any:
-    """The one value in a list, in which some servers wrap a response; else the value itself."""
-    return data[0] if isinstance(data, list) and len(data) == 1 else data
+def unwrapped(data: object, member: str) -> Any:
+    """The response that has this member, where a server wraps it in a list or an object; else the value itself."""
+    data = data[0] if isinstance(data, list) and len(data) == 1 else data
+    if isinstance(data, dict) and member not in data:
+        inner = [value for value in data.values() if isinstance(value, dict) and member in value]
+        return inner[0] if len(inner) == 1 else data
+    return data
+
+
+def unpacked(raw: bytes) -> bytes:
+    """The bytes of a response, unpacked where its server has packed them and does not say so."""
+    if not raw.startswith(b"\x1f\x8b"):
+        return raw
+    with suppress(zlib.error):
+        return zlib.decompressobj(31).decompress(raw, MOST_BYTES)
+    return raw
 
 
 def with_call(said: str, thought: str, calls: object) -> tuple[str, str]:

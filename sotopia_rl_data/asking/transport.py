@@ -21,7 +21,7 @@ from sotopia_rl_data.asking.forms import MEANT, RequestForm, body_in
 from sotopia_rl_data.asking.keys import api_key, is_local, is_own
 from sotopia_rl_data.asking.memory import FORMS_KEPT_S, EndpointMemory
 from sotopia_rl_data.asking.negotiation import Negotiation
-from sotopia_rl_data.asking.reading import MOST_BYTES, json_or_none
+from sotopia_rl_data.asking.reading import MOST_BYTES, json_or_none, unpacked
 from sotopia_rl_data.asking.refusals import not_an_answer, status_error, unreachable
 from sotopia_rl_data.errors import Rejected, UsageError
 from sotopia_rl_data.request import Reply, Request, Target
@@ -143,7 +143,7 @@ class ApiClient:
         data = json.dumps(body, separators=(",", ":")).encode()
         try:
             async with self._session.post(self._url, data=data, allow_redirects=False) as response:
-                raw = await self._read(response)
+                raw = unpacked(await self._read(response))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             sent = not isinstance(error, aiohttp.ClientConnectorError)
             raise unreachable(self.target, _reason(error), sent) from None

@@ -200,6 +200,7 @@ def test_a_good_file_is_taken_in_every_place(recipient: Recipient, places: list[
 def test_a_hostile_file_is_refused_or_read_whole(recipient: Recipient, places: list[Place], count: int) -> None:
     every = hostile_files(places, SEED)
     assert len(every) >= 1000
+    assert sum(file.place.suffix == ".yaml" for file in every) >= 300
     taken = [recipient.take(file) for file in every[:count]]
     assert 0 < sum(taken) < len(taken)
     assert recipient.client.most_memory() < MOST_MEMORY

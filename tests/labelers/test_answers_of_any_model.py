@@ -35,7 +35,7 @@ REFUSED = [
     "thought_alone",
 ]
 FILTERS = ["content_filter_as_400", "content_filter_inside_an_error", "content_filter_in_a_reply"]
-ODD_BYTES = ["half_of_a_character", "number_of_a_thousand_digits"]
+ODD_BYTES = ["half_of_a_character", "packed_without_a_word", "number_of_a_thousand_digits"]
 USAGES = [name for name in completions.HABITS if "usage" in name or "cached" in name or "outside" in name]
 NEITHER = "content_filter_in_words"  # refuses questions that only tests/asking/test_negotiation.py asks
 FAULTS = [name for name in completions.HABITS if name not in (*FILTERS, *ODD_BYTES, *USAGES, NEITHER)]
@@ -104,6 +104,7 @@ def test_every_way_to_tell_an_answer_gives_the_same_labels_for_one_call_each(
         "answer_in_reasoning_content",
         "thought_in_parts_with_a_mark",
         "reply_in_a_list",
+        "two_equal_tool_calls",
         "usage_beyond_reason",
     ],
 )
@@ -206,6 +207,7 @@ def test_a_fault_is_billed_for_the_tokens_that_it_reports(provider: Running, sto
         "answer_in_reasoning_content",
         "words_around_one_object",
         "words_beside_a_tool_call",
+        "call_in_a_tag_with_a_name",
         "stream_that_nobody_asked_for",
     ],
 )

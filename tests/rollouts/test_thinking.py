@@ -55,6 +55,8 @@ def test_all_bundled_scenes_are_played_as_if_nothing_had_been_thought(protocol: 
         "answer_in_reasoning_content",
         "answer_after_a_tag_in_a_field",
         "words_beside_a_tool_call",
+        "call_in_the_text",
+        "answer_in_a_parsed_field",
         "answer_encoded_twice",
         "stream_that_nobody_asked_for",
         "words_around_one_object",

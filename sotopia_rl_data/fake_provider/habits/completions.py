@@ -143,6 +143,11 @@ def half_of_a_character(call: Call) -> Response:
     return Response(json.dumps(call.reply() | {"id": "é"}, ensure_ascii=False).encode("latin-1"))
 
 
+def packed_without_a_word(call: Call) -> Response:
+    """The body is packed, and no header says so. A line of a batch comes as it is."""
+    return Response(gzip.compress(json.dumps(call.reply()).encode()) if call.headers else call.reply())
+
+
 def number_of_a_thousand_digits(call: Call) -> Response:
     """A number too long for a computer's word, in a field that nobody needs."""
     return Response(json.dumps(call.reply()).encode()[:-1] + b', "nonce": ' + b"1" * 9_000 + b"}")
@@ -183,6 +188,7 @@ HABITS: dict[str, Habit] = {
     **named(
         [
             half_of_a_character,
+            packed_without_a_word,
             number_of_a_thousand_digits,
             content_filter_as_400,
             content_filter_inside_an_error,

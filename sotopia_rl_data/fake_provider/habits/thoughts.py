@@ -281,6 +281,11 @@ def reply_in_a_list(call: Call) -> Response:
     return Response([call.reply()])
 
 
+def reply_in_a_field_of_a_result(call: Call) -> Response:
+    """The reply is one member of an object that says how it went."""
+    return Response({"success": True, "errors": [], "result": call.reply()})
+
+
 def reply_under_other_names(call: Call) -> Response:
     """The text stands under the name of an older API, or a stream's."""
     reply = call.reply()
@@ -328,6 +333,7 @@ HABITS: dict[str, Habit] = {
             answer_encoded_twice,
             stream_that_nobody_asked_for,
             reply_in_a_list,
+            reply_in_a_field_of_a_result,
             reply_under_other_names,
             content_of_another_type,
         ]
