@@ -212,7 +212,7 @@ def _budget_spent(budget: Budget, left: int, total: int, unit: str) -> BudgetSpe
     )
     taken = f"{budget.spent:.4f} USD are spent"
     beyond = budget.spent - budget.cap
-    if beyond > _ROUNDING:
+    if budget.was_passed and beyond > _ROUNDING:
         taken += f" ({beyond:.4f} beyond it: a call cost more than the limit of its answer allows)"
     if budget.in_batches:
         taken += f", {budget.in_batches:.4f} are reserved for requests under way in batches"

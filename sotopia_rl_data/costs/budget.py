@@ -61,6 +61,7 @@ class Budget:
         self.seen: set[str] = set()  # ids of the batches that this budget counts
         self.began = time.time()
         self.waiters = Waiters()  # runs that ask in batches
+        self.was_passed = False  # whether a call of this run cost more than its upper bound
         self._beyond: dict[Price, float] = {}  # factors of upper bounds that were too low
         self.first_alone = False  # whether one call goes ahead at each price, until something was answered at it
         self._known: set[Price] = {NOTHING}  # prices at which something was answered
@@ -119,6 +120,7 @@ class Budget:
         and later counts as so much more."""
         cost = self._most(hold.usd, hold.price) if usage == Usage() else hold.price.at(usage.input).cost(usage)
         if cost > self._most(hold.usd, hold.price):
+            self.was_passed = True
             self.expect_beyond(hold.price, _MARGIN * cost / hold.usd)
             self.keep_beyond(hold.price, self._beyond[hold.price])
         self._known.add(hold.price)
