@@ -194,16 +194,18 @@ class _Steps:
         return ("", "speak", *self._shown(session))
 
     def look(self, session: DemoSession | None) -> Shown:
-        """What is known."""
+        """What is known; what went wrong is tried again."""
+        if session is not None:
+            session.trouble.clear()
         return self._shown(session)
 
     def answer(self, session: DemoSession | None) -> Shown:
         """The policy's answer, where one is due."""
-        return self._after(session, lambda begun: begun.start())
+        return self._after(session, "answer", lambda it: not (it.over or it.is_yours), DemoSession.start)
 
     def reward(self, session: DemoSession | None) -> Shown:
         """The rewards of what has none."""
-        return self._after(session, lambda begun: begun.reward())
+        return self._after(session, "reward", lambda it: bool(it.unrewarded()), DemoSession.reward)
 
     def best(self, session: DemoSession | None, turn: int | None) -> Shown:
         """The drafts of best-of-N at a turn."""
@@ -211,7 +213,7 @@ class _Steps:
             begun = _begun(session)
             if turn is None:
                 raise UsageError("Nothing was said yet.", "say something first")
-            return view.candidates(begun, turn, begun.best_of(turn, DRAFTS)), view.status("")
+            return view.candidates(begun, turn, begun.best_of(turn, DRAFTS)), self._told(begun)
         except SotopiaDataError as error:
             return "", self._wrong(error)
 
@@ -238,27 +240,43 @@ class _Steps:
             return self._wrong(error)
         return view.status(f"Saved: {version.ref}")
 
-    def _after(self, session: DemoSession | None, step: Callable[[DemoSession], None]) -> Shown:
-        if session is None:
+    def _after(
+        self,
+        session: DemoSession | None,
+        name: str,
+        is_due: Callable[[DemoSession], bool],
+        step: Callable[[DemoSession], None],
+    ) -> Shown:
+        """What is shown after a step; nothing else than before, where it is not due."""
+        if session is None or not is_due(session):
             return gr.skip(), gr.skip(), gr.skip()
+        session.trouble.pop(name, None)
         try:
             step(session)
         except SotopiaDataError as error:
-            return self._shown(session, error)
+            log.warning("%s", error)
+            session.trouble[name] = error
         return self._shown(session)
 
     def _shown(self, session: DemoSession | None, error: SotopiaDataError | None = None) -> Shown:
         """The dialogue, what is told of it, and its turns to choose from."""
         turns = [] if session is None else session.episode.turns
         latest = turns[-1].turn if turns else None
-        told = self._wrong(error) if error is not None else _doing(session)
+        told = self._wrong(error) if error is not None else self._told(session)
         return view.dialogue(session), told, gr.Dropdown(_turns(session), value=latest)
 
+    def _told(self, session: DemoSession | None) -> str:
+        """What goes on; or what went wrong with an answer or a reward, until it is tried again."""
+        wrong = [] if session is None else list(session.trouble.values())
+        if wrong:
+            return view.status(f"{view.sentence(wrong[0])} Press “Ask again” to try once more.", bad=True)
+        return _doing(session)
+
     def _wrong(self, error: SotopiaDataError) -> str:
+        """What went wrong with what the person has just asked for."""
         if not isinstance(error, UsageError):
             log.warning("%s", error)
-        again = "" if isinstance(error, UsageError) else " Press “Ask again” to try once more."
-        return view.status(view.sentence(error) + again, bad=True)
+        return view.status(view.sentence(error), bad=True)
 
 
 def _begun(session: DemoSession | None) -> DemoSession:

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sotopia_rl_data.demo.host import DemoHost, TalkScores
-from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.errors import SotopiaDataError, UsageError
 from sotopia_rl_data.importers.record import UNNAMED, clean
 from sotopia_rl_data.request import Target
 from sotopia_rl_data.rollouts.actions import Action
@@ -71,6 +71,8 @@ class DemoSession:
         self.rewards: dict[tuple[int, str], TurnReward] = {}
         """By turn and agent."""
         self.scores: TalkScores | None = None
+        self.trouble: dict[str, SotopiaDataError] = {}
+        """What went wrong the last time, by what was tried: noted there by whoever shows it."""
         self.ended = False
         self.rules = choices.rules
         self._host = host

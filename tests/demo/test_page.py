@@ -124,13 +124,17 @@ def test_every_control_has_a_name(tmp_path: Path):
 def test_a_judge_that_is_slow_down_or_over_the_budget_is_told_of_and_takes_no_word_away(tmp_path: Path):
     from gradio_client import Client
 
-    dear = {"sim-down": [0, 0, 0, 0, 9], "sim-slow": [0, 0, 0, 0, 9], "sim-dear": [2.5, 2.5, 2.5, 10, 100]}
+    dear = {"sim-down": [0, 0, 0, 0, 9], "sim-slow": [0, 0, 0, 0, 9], "sim-dear": [2.5, 2.5, 2.5, 10, 100]} | {
+        "broken": [0] * 5
+    }
     (tmp_path / "prices.json").write_text(json.dumps({"as_of": "2026-11-01", "hosts": {"*": dear}}))
     with running(latency=60) as provider:
         at = {"sim-down": "http://127.0.0.1:9/v1", "sim-slow": provider.openai_url, "sim-dear": provider.openai_url}
         judges = [word for name, url in at.items() for word in ("--judge", f"openai:{name}@{url}")]
+        (tmp_path / "broken.py").write_text("async def broken(prompt):\n    raise OSError('out of order')\n")
+        policies = ("--policy", "scripted:firm", "--policy", f"{tmp_path}/broken.py:broken")
         limits = ("--timeout", "3", "--budget", "0.0001", "--prices", str(tmp_path / "prices.json"))
-        with served(tmp_path, *judges, *limits) as url:
+        with served(tmp_path, *policies, *judges, *limits) as url:
             client = Client(url, verbose=False, httpx_kwargs={"timeout": 300})
             for name, told in (("sim-slow", "no answer within 3 s|said nothing"), ("sim-dear", "Nothing more fits")):
                 client.predict(0, 0, "scripted:firm", name, api_name="/begin")
@@ -138,6 +142,17 @@ def test_a_judge_that_is_slow_down_or_over_the_budget_is_told_of_and_takes_no_wo
                 client.predict(api_name="/answer_say")
                 _, said, _ = client.predict(api_name="/reward_say")
                 assert re.search(told, said), said
+            client.predict(0, 0, "broken", "sim-down", api_name="/begin")
+            for words, name, told in (
+                (" ", "answer_say", None),
+                ("hello", "answer_say", "out of order"),
+                ("twice", "reward_say", "out of order"),
+            ):
+                said = client.predict("speak", words, api_name="/say")[3]
+                assert ("There are no words" in said) == (words == " ")
+                assert ("It is not your turn" in said) == (words == "twice")
+                after = client.predict(api_name=f"/{name}")[1]
+                assert told is None or told in after
             with page(1280, 900) as tab:
                 open_page(tab, url)
                 begin(tab)
