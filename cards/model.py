@@ -173,7 +173,7 @@ def _stock_use(record: Mapping[str, Any], where: str) -> str:
     merged, head = record.get("merged"), record.get("head")
     if merged:
         offset = f" less {merged['offset']!r}, which its head has no bias to hold" if merged["offset"] else ""
-        return fill("model/merged_rm.md", {"where": where, "offset": offset})
+        return fill("model/merged_rm.md", {"where": where, "offset": offset, "dtype": merged["dtype"]})
     if not head:
         return ""
     adapter = _has_adapter(record)
