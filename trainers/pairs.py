@@ -62,16 +62,16 @@ def _write_pairs(folder: Path, data: DatasetRows) -> dict[str, dict[str, int]]:
 
     counts = Counter[str]()
     with unlocked(_MEMORY) as connection:
-        files = {"number": range(len(data.files)), "name": [str(file.resolve()) for file in data.files]}
-        connection.register("files", pa.table({"number": pa.array(files["number"], pa.int32()), "name": files["name"]}))
+        names = [str(file.resolve()) for file in data.files]
+        connection.register("files", pa.table({"number": pa.array(range(len(names)), pa.int32()), "name": names}))
         for split in [name for name in SPLITS if name in data.sizes]:
             connection.register("chosen_rows", data.index(split))
-            found = connection.sql(_SELECT, params=[files["name"]]).to_arrow_reader(1024)
+            found = connection.sql(_SELECT, params=[names]).to_arrow_reader(1024)
             with pa.ipc.new_stream(split_file(folder, split), schema(0)) as writer:
                 for batch in _batches(found, split):
                     writer.write_batch(batch)
                     counts[split] += batch.num_rows // 2
-    return {"pairs": dict(counts)}
+    return {"pairs": {split: count for split, count in counts.items() if count}}
 
 
 # Texts are hashed before they are grouped, and only those of prompts that come twice: in memory they would be too many.

@@ -266,13 +266,18 @@ def test_imported_preferences_are_trained_on_by_the_command(root: Path, tmp_path
     assert imported.exit_code == 0, imported.output
     assert "train dpo --dataset lab/pairs" in imported.output
     train = ["train", "dpo", "--dataset", "lab/pairs", "--model", str(root / "model"), "--preset", "tiny", *store]
-    train += ["-o", str(tmp_path / "run"), "--set", "eval_strategy=no", "--set", "save_strategy=no"]
+    train += ["-o", str(tmp_path / "run")]
     planned = CliRunner().invoke(cli, [*train, "--plan", "--json"])
     assert planned.exit_code == 0, planned.output
     assert json.loads(planned.stdout)["rows_a_step"] == 2
     done = CliRunner().invoke(cli, train)
     assert done.exit_code == 0, done.output
     assert "pairs train" in done.output
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["splits_by"] == "dataset"  # an import divides its rows
+    assert sum(record["pairs"].values()) == 40
+    assert min(record["pairs"].values()) > 0
+    assert record["metrics"]["validation"]["reference_loss"] == math.log(2)
     assert "rollout --a transformers:" in done.output
     shown = CliRunner().invoke(cli, ["inspect", str(tmp_path / "run")])
     assert "pairs train" in shown.output
