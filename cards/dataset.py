@@ -221,6 +221,13 @@ def _limits(manifest: Manifest, figures: Numbers) -> Iterator[str]:
         total = reward.count + reward.nulls
         share = f"{reward.nulls / total:.1%}"
         yield f"{count(reward.nulls, 'utterance')} of {total:,} ({share}) have no reward: NULL, not zero."
+    unsure = manifest.provenance.get("where_unsure")
+    if isinstance(unsure, dict):
+        yield (
+            f"Judges were asked where reward models were unsure: {unsure.get('judged')} of {unsure.get('rows')} "
+            "rewards are theirs, and the others are predictions (`labelled_by`). A mean over all rows is right only "
+            "with the correction by 1 / `chance`."
+        )
     judges = manifest.provenance.get("judges", [])
     for judge in judges:
         remark = judge.get("remark", "").replace("`", "")

@@ -79,7 +79,8 @@ class UnsureVersion:
                 stage.write("attributions", split, attribution_table(said))
             stage.link(self.parent, "episodes")
             stage.link(self.labels, "failures")
-            return stage.commit(recipe | {"where_unsure": dict(facts)}, provenance)
+            counts = {"rows": len(reward), "judged": int(rows.asked.sum())}
+            return stage.commit(recipe | {"where_unsure": dict(facts)}, provenance | {"where_unsure": counts})
 
     def _said(self, scores: RunScores, split: str) -> Iterator[Attribution]:
         """What one model says of each target, of the rows of a split. A target's scale is the range of its scores."""

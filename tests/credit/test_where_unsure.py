@@ -92,6 +92,13 @@ def test_each_row_says_whose_it_is_and_with_what_chance_it_was_asked(folder: Pat
     }
 
 
+def test_the_card_says_whose_the_rewards_are(folder: Path):
+    report = run(folder)
+    card = CliRunner().invoke(cli, ["card", "lab/talks-rewards", "--store", str(folder / "store")]).stdout
+    judged = sum(row["labelled_by"] == "judge" for row in rows(report.committed.version, "rewards"))
+    assert f"{judged} of 160 rewards are theirs" in card
+
+
 def test_the_means_are_those_of_all_rows(folder: Path):
     whole = rows(Store(folder / "store").resolve("lab/labelled"), "rewards")
     report = run(folder, rows=100.0)
