@@ -96,8 +96,10 @@ def test_256_requests_at_once_lose_none(server, model):
 
 def test_openrlhf_is_answered_what_follows_the_prompt(server, model):
     asked = items(4)[::2]
-    body = {"query": [f"{one['prompt']} no" for one in asked], "prompts": [one["prompt"] for one in asked]}
+    prompts = [one["prompt"] for one in asked]
+    body = {"query": [f"{prompt} no" for prompt in prompts], "prompts": prompts, "labels": [None, ""]}
     told = server.post("/get_reward", body).json()
+    assert set(told) == {"rewards", "scores", "extra_logs"}  # all that OpenRLHF reads
     pairs = [{"prompt": one["prompt"], "completion": " no"} for one in asked]
     assert told["rewards"] == told["scores"] == pytest.approx(expected(model, pairs), abs=1e-6)
 
@@ -198,8 +200,11 @@ def test_killed_and_started_again_it_answers_the_same(model):
 
 
 def test_the_reward_functions_of_trl_and_verl_ask_it(server, model, monkeypatch: pytest.MonkeyPatch):
+    from importlib.util import module_from_spec, spec_from_file_location
+
     from sotopia_rl_data.errors import KeyMissing
-    from sotopia_rl_data.serve.clients import URL, compute_score, trl_reward
+    from sotopia_rl_data.serve import clients
+    from sotopia_rl_data.serve.clients import URL, trl_reward
     from sotopia_rl_data.trainers.reward_server import TOKEN as VARIABLE
 
     asked = items(4)[1::2]
@@ -212,8 +217,18 @@ def test_the_reward_functions_of_trl_and_verl_ask_it(server, model, monkeypatch:
     completions = [[{"role": "assistant", "content": one["completion"]}] for one in asked]
     assert asyncio.run(trl_reward([one["prompt"] for one in asked], completions, turn=[0, 1])) == wanted
 
+    place = spec_from_file_location("custom_module", clients.__file__)  # as verl loads it, and calls it: by name
+    assert place is not None
+    assert place.loader is not None
+    by_path = module_from_spec(place)
+    place.loader.exec_module(by_path)
+
     def scores() -> list[float]:
-        return [compute_score("o/n", one["completion"], "", {"messages": one["prompt"]}) for one in asked]
+        called = {"data_source": "o/n", "ground_truth": ""}
+        return [
+            by_path.compute_score(solution_str=one["completion"], extra_info={"messages": one["prompt"]}, **called)
+            for one in asked
+        ]
 
     async def scores_within_a_loop() -> list[float]:
         return scores()
