@@ -167,6 +167,10 @@ _SHAPES = {
         "rubygems_ figd_ ntn_ sntry lin_ ops_ key- AKCp fm1 fm2 FlyV1 sqa_ sqp_ squ_ bk pul- rpa_ esecret_ xkeysib- "
         "pat- A3- access_token$ LTAI dt0c01. EZAK EZTK GR1348941 eyJrIjoi p8e- sha256~ s-s4t2 API- atlasv1. sm_ HRKU-",
     ),
+    "a key of a hosted model": _Shape(
+        r"\b(?:sk_[0-9a-f]{40,}|a[ks]-[A-Za-z0-9]{22}|GOOG1[A-Z0-9]{50,})\b", _letters_and_digits, "sk_ ak- as- GOOG1"
+    ),
+    "a messaging key": _Shape(rf"\b{_TAIL}{{11}}:APA91b{_TAIL}{{100,}}", _always, "APA91b"),
     "a registry's token": _Shape(r"\bcio([A-Za-z0-9]{32})\b", _surely_random, "cio"),
     "a Twilio key": _Shape(r"\bSK([0-9a-fA-F]{32})\b", _letters_and_digits, "SK"),
     "a Mailchimp key": _Shape(r"\b[0-9a-f]{32}-us[0-9]{1,2}\b", _always, "-us"),
@@ -291,6 +295,7 @@ _ABOUT_A_KEY = {
 }
 _ABOUT_A_KEY |= {"version", "arn", "limit", "index", "alias", "method", "mode", "scheme", "format", "header", "status"}
 _PAIR = re.compile(r"(?i)\b(?:key|name)[\"']?\s?[=:]\s?[\"']?([\w.-]+)[\"']?[,\s]+[\"']?value[\"'\s]*$")
+_DEFAULT = re.compile(r"\"([\w.-]+)\"\s{0,9}\{[^{}\"]{0,60}\bdefault\s*$")  # variable "password" { default = …
 _SEPARATOR = re.compile(r"(?::=|=>|[:=>]|(?<=[\"']),)\s{0,3}b?\\?(?=[^\s])")
 _NAMED_KEY = re.compile(rf"[\"'`]?({_VALUE}{{16,}})")
 _HEADER = re.compile(rf"[\"'`]?(?:[A-Za-z]{{3,10}} +)?({_VALUE}{{16,}})")
@@ -304,7 +309,7 @@ def _relaxed(pattern: str) -> str:
 
 _NAMES = "|".join(map(re.escape, (*_KEY_NAMES, *_PASSWORD_NAMES, "-key", " key")))
 SUSPICIOUS = "|".join(
-    [rf"(?i:(?:{_NAMES})(?:[0-9_ ]+|_[a-z0-9]+)?[\"'`\\]*\s*(?:[:=>,]|[\"']?value))"]
+    [rf"(?i:(?:{_NAMES})(?:[0-9_ ]+|_[a-z0-9]+)?[\"'`\\]*\s*(?:[:=>,{{]|[\"']?value))"]
     + [f"(?:{_relaxed(shape.pattern)})" for shape in _SHAPES.values()]
 )
 """A pattern (for Python's re and for RE2, which Arrow has) that matches every text in which `found` finds something."""
@@ -341,6 +346,8 @@ def _name_before(text: str, end: int) -> str:
     name = text[max(end - _LONGEST_NAME, 0) : end].rstrip(" \t\n\"'`\\").lower()
     if name.endswith("value") and (pair := _PAIR.search(text, max(end - 2 * _LONGEST_NAME, 0), end)):
         return pair[1].lower()
+    if name.endswith("default") and (block := _DEFAULT.search(text, max(end - 4 * _LONGEST_NAME, 0), end)):
+        return block[1].lower()
     name = name.rstrip("0123456789 _")
     stem, joint, last = name.rpartition("_")
     return stem if joint and stem.endswith(_KEY_NAMES) and last not in _ABOUT_A_KEY else name
