@@ -170,6 +170,11 @@ _SHAPES = {
     "a key of a hosted model": _Shape(
         r"\b(?:sk_[0-9a-f]{40,}|a[ks]-[A-Za-z0-9]{22}|GOOG1[A-Z0-9]{50,})\b", _letters_and_digits, "sk_ ak- as- GOOG1"
     ),
+    "a live key": _Shape(r"\b(?:[a-z]{2,12}_)?(?:live|prod)_([A-Za-z0-9]{32,})\b", _letters_and_digits, "live_ prod_"),
+    "a key with a UUID": _Shape(
+        r"\b(?:sdk|mob|HRKU)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", _always, "sdk- mob- HRKU-"
+    ),
+    "a cloud's key": _Shape(rf"\bAQVN({_TAIL}{{35,}})", _letters_and_digits, "AQVN"),
     "a messaging key": _Shape(rf"\b{_TAIL}{{11}}:APA91b{_TAIL}{{100,}}", _always, "APA91b"),
     "a registry's token": _Shape(r"\bcio([A-Za-z0-9]{32})\b", _surely_random, "cio"),
     "a Twilio key": _Shape(r"\bSK([0-9a-fA-F]{32})\b", _letters_and_digits, "SK"),
@@ -223,7 +228,8 @@ _SHAPES = {
         name=True,
     ),
     "a password on a command line": _Shape(
-        rf"(?:-(?i:pass(?:word|wd)?)|[A-Z0-9]_(?:PASS(?:WORD|WD)?|PWD))[ \t]{{1,3}}[\"']?({_VALUE}{{8,}})",
+        r"(?:-(?i:pass(?:word|wd|phrase|in|out)?)|[A-Z0-9]_(?:PASS(?:WORD|WD)?|PWD))"
+        rf"[ \t]{{1,3}}(?:pass:)?[\"']?({_VALUE}{{8,}})",
         _random,
         "-pass _pass _pwd",
         name=True,
