@@ -445,7 +445,8 @@ def show_estimate(estimate: Estimate, in_batches: bool) -> None:
             tokens = [line.usage.input, _share(line.usage.cached, line.usage.input), line.usage.output]
         rows.append([line.judge, *(getattr(line, name) for name in names), *tokens, _usd(line.cost), _usd(line.most)])
     sums = [sum(getattr(line, name) for line in estimate.lines) for name in names]
-    rows.append(["total", *sums, None, None, None, _usd(estimate.total), _usd(estimate.most)])
+    if len(rows) > 1:
+        rows.append(["total", *sums, None, None, None, _usd(estimate.total), _usd(estimate.most)])
     columns = ["judge or policy", *(name.replace("_", " ") for name in names)]
     columns += ["tokens in", "of these cached", "tokens out", "USD", "at most"]
     by = " in batches" if in_batches else ""

@@ -10,6 +10,7 @@ import click
 
 from sotopia_rl_data import plugins
 from sotopia_rl_data.cli import console
+from sotopia_rl_data.cli.replaying import MEANINGS
 
 if TYPE_CHECKING:
     from sotopia_rl_data.store import Store
@@ -32,7 +33,7 @@ def _schemas() -> Iterable[_Row]:
         schema = schemas.schema(name)
         asked = f"a judge gives: {schema.measure}" if schema.needs_judge else "no judge is asked"
         about[name] = f"{asked}; the rule of its rewards: {schema.rule}"
-    about |= {"rubric:FILE.yaml": "dimensions of your own", "path/to/file.py:Name": "a schema of your own"}
+    about |= MEANINGS | {"rubric:FILE.yaml": "dimensions of your own", "path/to/file.py:Name": "a schema of your own"}
     return _rows(about, schemas.GROUP)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -155,6 +156,7 @@ def credit_bench(games: str | None, count: int, wide: bool, store: Store, as_jso
 
 
 _MOST_LINES = 40
+_MOST_CARDS = 12  # where the screen is too narrow for a table
 _SPARE = ("usd each", "calls each", "silent", "calibration", "sign", "of hit", "hit", "to", "from")
 """What a narrow screen can do without, the first to go first."""
 
@@ -162,7 +164,8 @@ _SPARE = ("usd each", "calls each", "silent", "calibration", "sign", "of hit", "
 def _show_bench(measured: Bench, wide: bool) -> None:
     columns = ["schema", "rule", "judge", "tau", "from", "to", "of tau", "hit", "of hit", "sign", "calibration"]
     rows = []
-    for line in measured.lines if wide else measured.lines[:_MOST_LINES]:
+    most = _MOST_LINES if shutil.get_terminal_size().columns >= 60 else _MOST_CARDS
+    for line in measured.lines if wide else measured.lines[:most]:
         near, method = line.nearness, line.method
         figures = [near.tau.value, near.tau.low, near.tau.high, line.ceiling_tau, near.hit.value, line.ceiling_hit]
         sizes = [near.sign.value, near.calibration]

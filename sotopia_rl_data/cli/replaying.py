@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from sotopia_rl_data.store import Store
 
 COUNTERFACTUAL, SHAPLEY = "counterfactual", "shapley"
+MEANINGS = {
+    COUNTERFACTUAL: "each turn is drawn anew by --policy and played to the end; a judge scores the ends",
+    SHAPLEY: "--policy plays without some of an agent's turns; a judge scores the ends",
+}
+"""What `--schema` also takes, though no judge is asked about turns."""
 _OPTIONS = {COUNTERFACTUAL: ("policy", "partner", "alternatives", "rollouts", "turns"), SHAPLEY: ("policy", "turns")}
 _READ = (
     *("episodes", "schema", "judges", "dimensions", "wording", "only", "out", "store", "as_json"),

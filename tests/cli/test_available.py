@@ -37,7 +37,7 @@ def test_everything_built_in_and_installed_is_listed(run):
     rows = json.loads(run("--json"))
     names = {kind: [row["name"] for row in rows if row["kind"] == kind] for kind in {row["kind"] for row in rows}}
     assert names["judges"] == [*judges.MEANINGS, "ours"]
-    assert set(schemas.BUILTINS) < set(names["schemas"])
+    assert {*schemas.BUILTINS, "counterfactual", "shapley"} < set(names["schemas"])
     assert [name for name in names["presets"] if not name.startswith("./")] == list(presets())
     assert names["rewards"][0] == "format"
     files = [path.name.split(".")[:2] for path in (ROOT / "trainers" / "presets").glob("*.yaml")]

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
+import click
 import pytest
 from fixtures.places import GOLDENS
 from fixtures.screens import COMMANDS, WIDE, Shown, make_store, plain, show
 from fixtures.stores import commit, episodes
 
-from sotopia_rl_data.cli import console
+from sotopia_rl_data.cli import console, program
 from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.store import Store
 
@@ -38,8 +39,21 @@ ASKED_FOR = (
     "--help",
     "label --help",
     "agreement --help",
+    "serve --help",
+    "credit bench --help",
+    "train rm --help",
 )  # whole texts
-MAKING = ("label", "evaluate", "rollout", "rewards", "audit", "import --name")
+MAKING = (
+    "label",
+    "evaluate",
+    "rollout",
+    "rewards",
+    "audit",
+    "import --name",
+    "ledger merge",
+    "credit",
+    "annotate import",
+)
 COMMAND_LINE = r"(?<!`)(sotopia-rl-data [^`\n]+)|`(sotopia-rl-data [^`\n]*--help)`"
 COLOUR = re.compile(r"\x1b\[(\d;)*(3[0-8]|4[0-8]|9[0-7])")
 
@@ -90,7 +104,23 @@ def words(text: str) -> list[str]:
 
 def is_whole(line: str) -> bool:
     """A command, which can be pasted, or one long word."""
-    return "sotopia-rl-data" in line or " " not in line.strip()
+    return "sotopia-rl-data" in line or line.lstrip().startswith("curl ") or " " not in line.strip()
+
+
+def test_every_command_of_the_program_is_among_those_whose_screens_are_looked_at():
+    assert [name for name in names(program.cli) if not any(f"{one} ".startswith(f"{name} ") for one in COMMANDS)] == []
+
+
+def names(command: click.Command, name: str = "") -> Iterator[str]:
+    """The names of all commands, such as `ledger query`."""
+    if not isinstance(command, click.Group):
+        yield name
+        return
+    context = click.Context(command)
+    for word in command.list_commands(context):
+        inner = command.get_command(context, word)
+        assert inner is not None
+        yield from names(inner, f"{name} {word}".strip())
 
 
 @pytest.mark.slow
