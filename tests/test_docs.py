@@ -9,9 +9,11 @@ import shlex
 import subprocess
 import sys
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from fixtures.examples import NOT_RUN, OURS, PAGES, examples, help_examples, why_not_run
 from fixtures.places import ROOT
 
 from sotopia_rl_data.cli.program import COMMANDS
@@ -48,6 +50,15 @@ def test_every_file_of_docs_is_linked():
 
 def test_every_page_is_in_the_sites_navigation_once():
     assert sorted(page for _, _, page in navigation()) == sorted(sources()), "put it into docs/zensical.toml"
+
+
+def test_most_examples_can_be_run_here_and_each_that_cannot_has_a_reason():
+    """Those that can are run by `tests/test_examples.py`; the table of reasons is `NOT_RUN`."""
+    lines = [*(one for page in PAGES for one in examples(page)), *help_examples()]
+    commands = [one for one in lines if OURS.match(one.text)]
+    reasons = Counter(why for one in commands for why in [why_not_run(one.text)] if why)
+    assert set(reasons) == set(NOT_RUN.values())
+    assert reasons.total() < len(commands) / 3
 
 
 @pytest.mark.slow

@@ -156,7 +156,7 @@ def credit_bench(games: str | None, count: int, wide: bool, store: Store, as_jso
 
 
 _MOST_LINES = 40
-_MOST_CARDS = 12  # where the screen is too narrow for a table
+_MOST_CARDS = 8  # where the screen is too narrow for a table
 _SPARE = ("usd each", "calls each", "silent", "calibration", "sign", "of hit", "hit", "to", "from")
 """What a narrow screen can do without, the first to go first."""
 

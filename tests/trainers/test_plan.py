@@ -15,6 +15,7 @@ pytest.importorskip("trl", reason="needs the train extra: pip install -e '.[trai
 pytestmark = [pytest.mark.train, pytest.mark.slow]
 
 from click.testing import CliRunner
+from fixtures.screens import show, wider
 from fixtures.training import make_dataset, toy_model
 from transformers import AutoConfig, TrainerCallback, logging
 
@@ -218,6 +219,8 @@ def test_the_command_shows_it_trains_nothing_and_gives_json(root: Path, tmp_path
     shown = CliRunner().invoke(cli, arguments)
     assert shown.exit_code == 0, shown.output
     assert "It fits on 8 x 80 GB" in shown.output
+    for columns in (40, 80, 120):
+        assert wider(show(*arguments, columns=columns), columns) == []
     found = json.loads(CliRunner().invoke(cli, [*arguments, "--json"]).stdout)
     assert found["gpus"] == {"count": 8, "bytes_each": 80 * GIB}
     assert not (tmp_path / "run").exists()

@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.train, pytest.mark.slow]
 
 import numpy as np
 from click.testing import CliRunner
+from fixtures.screens import show, wider
 from fixtures.training import learn, make_dataset, quarters, says_thanks, toy_model, train_rm
 from transformers import logging
 
@@ -96,6 +97,8 @@ def test_the_command_shows_one_table_and_gives_json(root: Path):
     assert line.count("[") >= 4
     assert "] +" in line  # its error is above the first run's
     assert "] -" in line  # and its rank correlation below
+    for columns in (40, 80, 120):
+        assert wider(show("inspect", *runs, "--store", str(root), columns=columns), columns) == []
     given = CliRunner().invoke(cli, ["inspect", *runs, "--split", "validation", "--store", str(root), "--json"])
     assert json.loads(given.stdout)["split"] == "validation"
 
