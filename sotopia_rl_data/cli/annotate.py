@@ -86,6 +86,13 @@ def annotate_template(
         console.emit_json({"file": str(output), "rows": rows})
     else:
         console.note(f"{rows:,} rows to fill in are in {output}.")
+        weights = dimensions and ",".join(f"{one.strip()}=1" for one in dimensions.split(","))
+        given = {"schema": schema, "dimensions": dimensions, "weights": weights, "evaluator": evaluator}
+        given |= {"scale": str(scale), "judge": f"human:{output}", "only": str(output)}
+        usual = {"schema": "direct", "scale": "3"}
+        words = [f"--{name}={value}" for name, value in given.items() if value and value != usual.get(name)]
+        line = shlex.join([*([episodes] if episodes else []), *words])
+        console.next_commands(f"sotopia-rl-data label {line}   # when the column raw is filled in")
 
 
 @annotate.command("export")

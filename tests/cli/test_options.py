@@ -11,12 +11,14 @@ import pytest
 from sotopia_rl_data.cli.program import cli
 
 # Two words for a value: FILE or DIR is written; `train` takes no FILE as a preset, since its --config is that file; and
-# `rewards` takes a judge's name alone, since it asks none; `compare` and `annotate` a partner's, which has played.
+# `rewards` takes a judge's name alone, since it asks none; `compare` and `annotate` a partner's, which has played;
+# `label` the runs of a fold each, whose records name the fold.
 TWO_WORDS = {
     "--output": {"FILE", "DIR"},
     "--preset": {"NAME", "NAME|FILE"},
     "--judge": {"NAME", "SPEC"},
     "--partner": {"MODEL", "SPEC"},
+    "--reward-model": {"DIR|ID[@REV]", "RUN"},
 }
 
 
