@@ -116,7 +116,7 @@ def _show(report: UnsureReport) -> None:
     environments = [one for one in report.means if one.by == "environment" and one.mean is not None]
     shown += sorted(environments, key=lambda one: -one.asked)[:_SHOWN]
     columns = ["by", "group", "rows", "judged", "mean reward", "from", "to", "gain"]
-    title = "Means of all rows, corrected by 1 / chance (95 %)"
+    title = "Mean rewards, corrected by 1 / chance (95 %, over environments)"
     console.table(columns, [_cells(one) for one in shown], title=title)
     left = len(report.means) - len(shown)
     if left:

@@ -10,7 +10,8 @@ regression estimator: Särndal, Swensson and Wretman 1992, chapter 6), so that a
 
 Clusters c are environments, since rows of one environment are not independent. Each is left out in turn and all is
 fitted anew (the jackknife: Efron and Stein 1981), since residuals of a line that was fitted to few answers with unequal
-weights are too small. Student's t has one degree of freedom less than there are clusters with an answer.
+weights are too small. Student's t has one degree of freedom less than there are clusters with an answer. So an
+interval is for the mean over all environments such as these, and not over these alone.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from sotopia_rl_data.statistics import student_quantile
 Floats = NDArray[np.float64]
 LEAST = 0.25
 """A unit's chance is at least this part of an even share, whatever its uncertainty."""
+
+FEWEST = 10
+"""Answers that a line from the model to them needs."""
 
 _BINS, _IN_BIN = 10, 40  # of units by prediction: at most so many bins, of at least so many units
 
@@ -85,11 +89,12 @@ def errors_by_prediction(said: Floats, truth: Floats, code: NDArray[np.int64], a
     errors = np.bincount(code, weights=truth - start - slope * said) / np.sqrt(sizes)
     middle = np.bincount(code, weights=said) / sizes
     bins = max(1, min(_BINS, len(sizes) // _IN_BIN))
-    edges = np.quantile(middle, np.linspace(0, 1, bins + 1)[1:-1])
-    place = np.searchsorted(edges, middle)
-    counts = np.maximum(np.bincount(place, minlength=bins), 1)
-    spread: Floats = np.sqrt(np.bincount(place, weights=errors**2, minlength=bins) / counts)
-    return spread[np.searchsorted(edges, at)]
+    # each edge is a prediction that there is, so that no bin is empty where many predictions are the same
+    edges = np.unique(np.quantile(middle, np.linspace(0, 1, bins + 1)[:-1], method="lower"))
+    place = np.searchsorted(edges, middle, side="right")
+    counts = np.bincount(place, minlength=len(edges) + 1)[1:]
+    spread: Floats = np.sqrt(np.bincount(place, weights=errors**2, minlength=len(edges) + 1)[1:] / counts)
+    return spread[np.maximum(np.searchsorted(edges, at, side="right") - 1, 0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,11 @@ class AskedRows:
         """(N,) 1 / chance of each answer; 0 where there is none."""
         return np.where(self.asked, 1.0 / self.chance, 0.0)
 
+    @property
+    def has_line(self) -> bool:
+        """Whether there are answers enough to bring the model nearest to them."""
+        return int(self.asked.sum()) >= FEWEST
+
     def line(self) -> tuple[float, float]:
         """a and b of the line from the model to the answers."""
         a, b = _line(self._sums(np.zeros(len(self.model), dtype=np.int64), 1)[:, 0])
@@ -121,9 +131,14 @@ class AskedRows:
     def mean(
         self, clusters: NDArray[np.generic], among: NDArray[np.bool_] | None = None, level: float = 0.95
     ) -> CorrectedMean:
-        """The mean of what the judge would say of all rows, or of those `among` (N,) them. The line is fitted to all.
-        `clusters` (N,) names each row's environment. Raises UsageError where fewer than three answers, or answers in
-        fewer than two clusters, are among them."""
+        """The mean of what the judge would say of rows in environments such as these, or of those `among` (N,) them.
+        The line is fitted to all. `clusters` (N,) names each row's environment. Raises UsageError where fewer than
+        three answers, or answers in fewer than two clusters, are among them; where there are fewer than ten in all; and
+        where all are equal, which says nothing of others."""
+        if not self.has_line or np.ptp(self.answers[self.asked]) == 0:
+            raise UsageError(
+                f"{int(self.asked.sum())} answers, or answers that are all equal, give no interval.", "ask more rows"
+            )
         chosen = np.ones(len(self.model), dtype=bool) if among is None else among
         code = np.unique(clusters, return_inverse=True)[1]
         answered = chosen & self.asked
@@ -151,8 +166,8 @@ class AskedRows:
         columns = (one, one * f, w, w * f, w * y, w * f * f, w * f * y)
         return np.stack([np.bincount(code, weights=column, minlength=count) for column in columns])
 
-    def gain(self, error: float, among: NDArray[np.bool_] | None = None) -> float:
-        """How many times as many rows would have to be asked for a mean with this standard error by even chances and
+    def gain(self, among: NDArray[np.bool_] | None = None) -> float:
+        """How many times as many rows would have to be asked for a mean as near to that of all rows by even chances and
         without a model, as far as the answers tell."""
         chosen = np.ones(len(self.model), dtype=bool) if among is None else among
         a, b = self.line()
@@ -167,11 +182,10 @@ class AskedRows:
             sizes = np.bincount(code, weights=weight > 0)
             return (sums**2 / np.maximum(sizes, 1))[code]
 
-        even = float(self.chance[chosen].mean())
         ours = float((weight * (1.0 / self.chance - 1.0)) @ squares(y - a - b * self.model))
-        plain = float((weight * (1.0 / even - 1.0)) @ squares(y - middle))
-        total = (error * chosen.sum()) ** 2
-        return float(max(0.0, (total - ours + plain) / total)) if total > 0 else 1.0
+        whole = float(weight @ squares(y - middle))  # an even chance p leaves a variance of (1 / p - 1) times this
+        even = whole / (whole + ours) if whole > 0 else 1.0  # the even chance that leaves as much as ours
+        return even / float(self.chance[chosen].mean()) if whole > 0 else 1.0
 
 
 _ROWS = 0  # the place of the number of rows among the sums

@@ -3,9 +3,10 @@ asked.
 
 `rewards` has two columns more. `labelled_by` is "judge" or "reward-model", and NULL where an utterance has no reward;
 `chance` is the probability with which it was asked about, whether it was or not. A reward model's reward is its
-prediction on the line that brings it nearest to the judges' rewards; a row that was asked about and has no readable
-answer has it too, and is in `failures`. `attributions` have what each model said itself, of rows whose environment it
-has not seen, as `score` writes it. Utterances that judges cannot be asked about have no reward, as ever.
+prediction on the line that brings it nearest to the judges' rewards, which needs ten of them; a row that was asked
+about and has no readable answer has it too, and is in `failures`. `attributions` have what each model said itself, of
+rows whose environment it has not seen, as `score` writes it. Utterances that judges cannot be asked about have no
+reward, as ever.
 """
 
 from __future__ import annotations
@@ -59,12 +60,14 @@ class UnsureVersion:
 
     def commit(self, store: Store, name: str, rows: AskedRows, layout: Layout, facts: Mapping[str, Any]) -> Committed:
         """Write it as the next version of `name`. `facts` go into the recipe."""
-        start, slope = rows.line()
+        start, slope = rows.line() if rows.has_line else (np.nan, 0.0)
         reward = np.where(rows.asked, rows.answers, start + slope * rows.model)
         by = np.where(rows.asked, JUDGE, REWARD_MODEL)
         known = {
-            _key(row): values
-            for row, *values in zip(self.units.rows, reward.tolist(), by.tolist(), rows.chance.tolist(), strict=True)
+            _key(row): (None, None, chance) if np.isnan(value) else (value, whose, chance)
+            for row, value, whose, chance in zip(
+                self.units.rows, reward.tolist(), by.tolist(), rows.chance.tolist(), strict=True
+            )
         }
         episodes = self.parent.files("episodes")
         recipe, provenance = dict(self.labels.manifest.recipe), dict(self.labels.manifest.provenance)

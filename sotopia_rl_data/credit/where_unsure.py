@@ -96,8 +96,8 @@ class Draw:
 @dataclass(frozen=True, slots=True)
 class GroupMean:
     """The mean reward of the rows of a `group` ("all", a policy, an environment), corrected by 1 / chance, with its
-    interval; None where too few were answered. `n` rows, `asked` of them answered by a judge. `gain`: how many times as
-    many would have to be asked evenly and without a model."""
+    interval over environments such as these; None where too few were answered. `n` rows, `asked` of them answered by a
+    judge. `gain`: how many times as many would have to be asked evenly and without a model."""
 
     by: str
     group: str
@@ -188,7 +188,12 @@ def label_where_unsure(
         means = list(_means(rows, draw.units))
         silent = draw.rows_asked - int(rows.asked.sum())
         warnings = [*draw.warnings, *report.warnings]
-        if silent:
+        if not rows.has_line:
+            warnings.append(
+                f"{int(rows.asked.sum()):,} answers are too few to put what the models say in the judges' units: rows "
+                "without an answer have no reward"
+            )
+        elif silent:
             warnings.append(
                 f"{silent:,} of {draw.rows_asked:,} rows that were asked about have no answer: the means are right if "
                 "these are like others of which the models say the same"
@@ -371,7 +376,7 @@ def _mean(rows: AskedRows, by: str, group: str, clusters: NDArray[np.generic], a
         found = rows.mean(clusters, among)
     except UsageError:
         return empty
-    return replace(empty, mean=found.mean, low=found.low, high=found.high, gain=rows.gain(found.error, among))
+    return replace(empty, mean=found.mean, low=found.low, high=found.high, gain=rows.gain(among))
 
 
 @contextmanager

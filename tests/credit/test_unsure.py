@@ -44,14 +44,42 @@ def test_errors_are_measured_among_units_of_which_the_model_says_alike():
 
 def test_a_mean_by_hand():
     # All are asked with certainty, so the mean is that of the answers, whatever the model says.
-    answers, names = np.array([1.0, 2.0, 4.0, 5.0]), np.array(["a", "a", "b", "b"])
-    found = AskedRows(np.array([9.0, 0.0, 3.0, 3.0]), answers, np.ones(4)).mean(names)
+    answers, names = np.tile([1.0, 2.0, 4.0, 5.0], 3), np.tile(["a", "a", "b", "b"], 3)
+    found = AskedRows(np.tile([9.0, 0.0, 3.0, 3.0], 3), answers, np.ones(12)).mean(names)
     assert found.mean == pytest.approx(3.0)
     # with a model that is constant, the means without an environment are 4.5 and 1.5: each 1.5 away
-    plain = AskedRows(np.zeros(4), answers, np.ones(4)).mean(names)
+    plain = AskedRows(np.zeros(12), answers, np.ones(12)).mean(names)
     assert plain.error == pytest.approx((1 / 2 * 2 * 1.5**2) ** 0.5)
     assert plain.high - plain.mean == pytest.approx(12.7062 * plain.error, rel=1e-4)
-    assert AskedRows(np.zeros(4), answers, np.ones(4)).gain(plain.error) == pytest.approx(1.0)
+    assert AskedRows(np.zeros(12), answers, np.ones(12)).gain() == pytest.approx(1.0)
+
+
+def test_the_gain_is_about_these_rows_however_much_environments_differ():
+    """Even draws of p with no model are as near as a tenth with one if (1/p − 1) · 1 = 9 · 0.19."""
+    rng = np.random.default_rng(5)
+    environment, model = np.repeat(np.arange(60), 100), rng.normal(size=6_000)
+    truth = 0.9 * model + np.sqrt(1 - 0.81) * rng.normal(size=6_000)
+    told = []
+    for effects in (np.zeros(60), rng.normal(size=60)):
+        both = truth + effects[environment]
+        answers = np.where(rng.random(6_000) < 0.1, both, np.nan)
+        told.append(AskedRows(model + effects[environment], answers, np.full(6_000, 0.1)).gain())
+    assert told[0] == pytest.approx(10 / (1 + 9 * 0.19), rel=0.1)
+    assert told[1] > told[0]  # the model knows the environments, and even draws do not
+
+
+@pytest.mark.parametrize("answers", [np.ones(40), np.append(np.arange(6.0), np.full(34, np.nan))], ids=["equal", "six"])
+def test_equal_answers_and_a_handful_give_no_interval(answers: np.ndarray):
+    with pytest.raises(UsageError, match="give no interval"):
+        AskedRows(np.arange(40.0), answers, np.full(40, 0.5)).mean(np.arange(40))
+
+
+def test_where_predictions_are_all_but_the_same_no_bin_is_empty():
+    """Half of the units are predicted 0, half 1; the models are off by 1, either way: so they are about 0.4 too."""
+    said = np.repeat([0.0, 1.0], 200)
+    truth = said + np.tile([1.0, -1.0], 200)
+    found = errors_by_prediction(said, truth, np.arange(400), np.array([-1.0, 0.0, 0.4, 1.0, 2.0]))
+    assert found == pytest.approx(np.ones(5))
 
 
 def test_the_error_is_that_of_fitting_anew_without_each_environment():
@@ -110,7 +138,7 @@ def test_a_model_that_knows_nothing_costs_nothing_and_one_that_knows_saves():
             plain, rows = (AskedRows(one, answers, chance) for one in (np.zeros(4_000), model))
             errors = [one.mean(names).error for one in (plain, rows)]
             squares.append(np.square(errors))
-            told[correlation].append(rows.gain(errors[1]))
+            told[correlation].append(rows.gain())
         without, using = np.mean(squares, axis=0)
         gains[correlation] = without / using
     assert gains[0.0] >= 0.95

@@ -198,6 +198,28 @@ def test_a_row_without_a_readable_answer_is_the_models(folder: Path):
     assert any("have no answer" in warning for warning in report.warnings)
 
 
+class Silent:
+    """A judge that says nothing that can be read."""
+
+    id = "silent"
+
+    async def answer(self, question: Question) -> str:
+        return "I would rather not."
+
+
+def test_where_hardly_anybody_answers_the_failures_are_kept_and_nobody_has_the_models_word(folder: Path):
+    settings = UnsureSettings(reward_models=(str(folder / "rm0"), str(folder / "rm1")), rows=60.0)
+    report = label_where_unsure(
+        Store(folder / "store"), "lab/talks", settings, asked("utterance-quality", Silent()), WEIGHTS
+    )
+    version = report.committed.version
+    assert verify(version).problems == ()
+    assert len(rows(version, "failures")) == report.rows_asked
+    assert {(row["reward"], row["labelled_by"]) for row in rows(version, "rewards")} == {(None, None)}
+    assert {one.mean for one in report.means} == {None}
+    assert any("too few" in warning for warning in report.warnings)
+
+
 # --- what is wrong is a sentence --------------------------------------------------------------------------------------
 
 
@@ -222,13 +244,16 @@ def test_the_command_tells_means_and_what_may_follow(folder: Path):
 
 
 def test_a_dry_run_draws_and_keeps_nothing(folder: Path):
-    before = sorted(path for path in folder.rglob("*") if path.is_file())
+    shutil.rmtree(folder / "store" / ".ledger")
+
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.stat().st_size}
+
+    before = files()
     told = json.loads(invoke(folder, "--rows", "60", "--dry-run", "--json").stdout)
-    assert told["judges"][0]["calls"] == run(folder).calls
+    assert files() == before
     assert told["drawn"].endswith("of 160 utterances are drawn")
-    shutil.rmtree(folder / "store" / "lab" / "talks-rewards")
-    after = sorted(path for path in folder.rglob("*") if path.is_file() and ".ledger" not in path.parts)
-    assert [path for path in after if path not in before] == []
+    assert told["judges"][0]["calls"] == run(folder).calls
 
 
 @pytest.mark.parametrize(
