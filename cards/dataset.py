@@ -222,7 +222,7 @@ def _limits(manifest: Manifest, figures: Numbers) -> Iterator[str]:
         share = f"{reward.nulls / total:.1%}"
         yield f"{count(reward.nulls, 'utterance')} of {total:,} ({share}) have no reward: NULL, not zero."
     unsure = manifest.provenance.get("where_unsure")
-    if isinstance(unsure, dict):
+    if isinstance(unsure, dict) and "labelled_by" in manifest.columns.get("rewards", {}):
         yield (
             f"Judges were asked where reward models were unsure: {unsure.get('judged')} of {unsure.get('rows')} "
             "rewards are theirs, and the others are predictions (`labelled_by`). A mean over all rows is right only "

@@ -97,6 +97,10 @@ def test_the_card_says_whose_the_rewards_are(folder: Path):
     card = CliRunner().invoke(cli, ["card", "lab/talks-rewards", "--store", str(folder / "store")]).stdout
     judged = sum(row["labelled_by"] == "judge" for row in rows(report.committed.version, "rewards"))
     assert f"{judged} of 160 rewards are theirs" in card
+    done = CliRunner().invoke(cli, ["rewards", "lab/talks-rewards", "--store", str(folder / "store")])
+    assert done.exit_code == 0, done.output  # the judge's alone, made anew
+    card = CliRunner().invoke(cli, ["card", "lab/talks-rewards", "--store", str(folder / "store")]).stdout
+    assert "rewards are theirs" not in card
 
 
 def test_the_means_are_those_of_all_rows(folder: Path):
