@@ -199,18 +199,30 @@ def _attributions(
     scales = list(zip(scores.min(axis=0).tolist(), scores.max(axis=0).tolist(), strict=True))
 
     def of_row(row: DatasetRow, heads: Sequence[float]) -> Iterator[Attribution]:
-        episode, agent, turn = (
-            keys.next(row.prompt, row.completion) if keys else (row.episode_id, row.agent, row.turn or 0)
-        )
-        call = sha256_of([judge, list(row.prompt), list(row.completion)])
-        for target, score, (low, high) in zip(targets, heads, scales, strict=True):
-            yield Attribution(episode, agent, turn, target, REWARD_MODEL, "quality", judge, 0, score, low, high, call)
+        key = keys.next(row.prompt, row.completion) if keys else None
+        return attributions_of(row, judge, targets, heads, scales, key)
 
     for block in rows.blocks(BATCH):
         scored = zip(block, scores[at : at + len(block)].tolist(), strict=True)
         at += len(block)
         for split, of_split in groupby(scored, key=lambda pair: pair[0].split):
             yield split, attribution_table(one for row, heads in of_split for one in of_row(row, heads))
+
+
+def attributions_of(
+    row: DatasetRow,
+    judge: str,
+    targets: Sequence[str],
+    heads: Sequence[float],
+    scales: Sequence[tuple[float, float]],
+    key: tuple[str, str, int] | None = None,
+) -> Iterator[Attribution]:
+    """What a reward model, named `judge`, says of each target of a row, on its scale (low, high). `key` is the
+    (episode_id, agent, turn) of a row that has none."""
+    key = key or (row.episode_id, row.agent, row.turn or 0)
+    call = sha256_of([judge, list(row.prompt), list(row.completion)])
+    for target, score, (low, high) in zip(targets, heads, scales, strict=True):
+        yield Attribution(*key, target, REWARD_MODEL, "quality", judge, 0, score, low, high, call)
 
 
 class MadeKeys:

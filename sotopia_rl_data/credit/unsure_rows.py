@@ -24,7 +24,6 @@ from sotopia_rl_data.agreement.opinions import REWARD_MODEL
 from sotopia_rl_data.credit.held_out import JUDGE, RunScores
 from sotopia_rl_data.credit.units import Units
 from sotopia_rl_data.credit.unsure import AskedRows
-from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.prompts import Layout
 from sotopia_rl_data.rewards.trajectories import with_trajectories
 from sotopia_rl_data.schema import Attribution
@@ -87,18 +86,16 @@ class UnsureVersion:
 
     def _said(self, scores: RunScores, split: str) -> Iterator[Attribution]:
         """What one model says of each target, of the rows of a split. A target's scale is the range of its scores."""
+        from sotopia_rl_data.trainers.score import attributions_of
+
         known = ~np.isnan(scores.total)
         if not known.any():
             return
-        low, high = scores.heads[known].min(axis=0).tolist(), scores.heads[known].max(axis=0).tolist()
-        for row, heads, is_known in zip(self.units.rows, scores.heads.tolist(), known, strict=True):
-            if row.split != split or not is_known:
-                continue
-            call = sha256_of([scores.judge, list(row.prompt), list(row.completion)])
-            for k, target in enumerate(scores.targets):
-                yield Attribution(
-                    *_key(row), target, REWARD_MODEL, "quality", scores.judge, 0, heads[k], low[k], high[k], call
-                )
+        heads = scores.heads[known]
+        scales = list(zip(heads.min(axis=0).tolist(), heads.max(axis=0).tolist(), strict=True))
+        for row, said, is_known in zip(self.units.rows, scores.heads.tolist(), known, strict=True):
+            if row.split == split and is_known:
+                yield from attributions_of(row, scores.judge, scores.targets, said, scales)
 
 
 _KEYS = ("episode_id", "agent", "turn")
