@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.errors import SotopiaDataError, UsageError
 from sotopia_rl_data.rollouts import TurnPrompt, bundled, scripted
 from sotopia_rl_data.rollouts.episode_run import Rules
 from sotopia_rl_data.rollouts.rollout import plan_of, rollout
@@ -117,6 +117,15 @@ def test_the_example_is_a_server_by_its_settings(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UsageError, match="SOTOPIA_BUDGET is not a number above 0"):
         place.loader.exec_module(module)
     monkeypatch.setenv("SOTOPIA_BUDGET", "2.5")
+    for name, value, says in (
+        ("SCENARIOS", "hard", "whose profiles do not ship"),
+        ("PROFILES", "./profiles", "profiles is used only with"),
+        ("REWARD_MODEL", "./no-model", "no-model"),
+    ):
+        with monkeypatch.context() as settings:
+            settings.setenv(f"SOTOPIA_{name}", value)
+            with pytest.raises(SotopiaDataError, match=says):
+                place.loader.exec_module(module)
     place.loader.exec_module(module)
     with TestClient(module.app) as client:
         assert client.get("/health").json()["status"] == "healthy"

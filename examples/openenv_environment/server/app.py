@@ -1,11 +1,13 @@
 """The environment `sotopia-dialogue` of OpenEnv as a server. Its settings are variables of the environment:
 
-SOTOPIA_PARTNER     the partner's policy, as `rollout --b` names it        scripted:firm
-SOTOPIA_JUDGE       who rewards, as `label --judge` names it               lexical
-SOTOPIA_SCENARIOS   which scenes, as `rollout --scenarios` names them      samples
-SOTOPIA_TURNS       the most turns of an episode                           20
-SOTOPIA_BUDGET      the most that the judge's answers may cost, in USD,
-                    and the most that the partner's may                    no cap
+SOTOPIA_PARTNER       the partner's policy, as `rollout --b` names it        scripted:firm
+SOTOPIA_JUDGE         who rewards, as `label --judge` names it               lexical
+SOTOPIA_REWARD_MODEL  instead of a judge: a folder, a Hub id, a server's URL
+SOTOPIA_SCENARIOS     which scenes, as `rollout --scenarios` names them      samples
+SOTOPIA_PROFILES      for the scenes hard or all: the folder of profiles
+SOTOPIA_TURNS         the most turns of an episode                           20
+SOTOPIA_BUDGET        the most that the judge's answers may cost, in USD,    no cap
+                      and the most that the partner's may
 
 uvicorn server.app:app --port 8000
 """
@@ -42,11 +44,12 @@ def number(name: str, usual: str, kind: type[int] | type[float]) -> float:
 
 
 plan = plan_of(
-    scenes_of(setting("SCENARIOS", "samples")),
+    scenes_of(setting("SCENARIOS", "samples"), setting("PROFILES", "") or None),
     Rules(layout="chat", turns=int(number("TURNS", "20", int))),
     a=outside(),
     b=setting("PARTNER", "scripted:firm"),
 )
 budget = number("BUDGET", "", float) if setting("BUDGET", "") else None
-choice = RewardChoice(judge=setting("JUDGE", "lexical"), budget=budget)
+model = setting("REWARD_MODEL", "")
+choice = RewardChoice(judge="" if model else setting("JUDGE", "lexical"), reward_model=model, budget=budget)
 app = dialogue_app(plan, turn_rewards(choice), Partners(plan, AskOptions(budget=budget)))
