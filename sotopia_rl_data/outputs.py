@@ -36,11 +36,23 @@ def aside(path: Path) -> Iterator[Path]:
     """A new path beside `path`, with the same ending, to write to; at the end of the block it replaces `path`.
 
     Raises StoreError where it cannot be written; the file at `path` is then unchanged."""
-    beside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
-    try:
+    with _beside(path) as beside:
         yield beside
         os.replace(beside, path)
         log.info("wrote %s", path)
+
+
+def check_output(path: Path) -> None:
+    """Raises StoreError where no file can be written beside `path`, before there is anything to write. Leaves none."""
+    with _beside(path) as beside:
+        beside.touch()
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    beside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        yield beside
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise StoreError(

@@ -106,6 +106,7 @@ def credit_bench(games: str | None, count: int, wide: bool, store: Store, as_jso
     from sotopia_rl_data.credit.labelling import check_asked, estimate_games, label_games, loopback_labels
     from sotopia_rl_data.credit.making import make_games
     from sotopia_rl_data.credit.planted import PLANTED
+    from sotopia_rl_data.outputs import check_output
 
     ask_options = asking.ask_options(options)
     seed, loopback, dry = options["seed"], options["loopback"], options["dry_run"]
@@ -113,7 +114,10 @@ def credit_bench(games: str | None, count: int, wide: bool, store: Store, as_jso
     judges = [asking.model_of(spec, options) for spec in options["judges"]]
     schemas, sampling = list(options["schemas"]) or None, asking.sampling_of(options)
     asked = schemas or default_schemas()
+    html: Path | None = options["html"]
     check_named(planted, asked)  # before games are made
+    if html is not None:
+        check_output(html)
     labels = [resolve(store, ref) for ref in options["labels"]]
     if judges:
         with without_api_keys() if dry else nullcontext():
@@ -142,7 +146,6 @@ def credit_bench(games: str | None, count: int, wide: bool, store: Store, as_jso
         labels += made_up
         measured = bench(version, labels, planted, schemas, resamples=options["resamples"], seed=seed)
         points = checklist(measured, version, labels)
-    html: Path | None = options["html"]
     if html is not None:
         write_bench(measured, points, html)
     if as_json:
@@ -157,7 +160,7 @@ def credit_bench(games: str | None, count: int, wide: bool, store: Store, as_jso
 
 _MOST_LINES = 40
 _MOST_CARDS = 8  # where the screen is too narrow for a table
-_SPARE = ("usd each", "calls each", "silent", "calibration", "sign", "of hit", "hit", "to", "from")
+_SPARE = ("labels", "usd each", "calls each", "silent", "calibration", "sign", "of hit", "hit", "to", "from")
 """What a narrow screen can do without, the first to go first."""
 
 
@@ -171,9 +174,10 @@ def _show_bench(measured: Bench, wide: bool) -> None:
         sizes = [near.sign.value, near.calibration]
         each = [line.per_found(method.calls), line.per_found(method.usd)]
         row = [method.schema, method.rule, method.judge or None, *map(_rounded, [*figures, *sizes])]
-        rows.append([*row, near.leans_on or None, near.silent, *map(_rounded, each)])
+        rows.append([*row, near.leans_on or None, near.silent, *map(_rounded, each), method.labels or None])
     title = f"{measured.games}: {measured.episodes} episodes, {measured.utterances} utterances"
-    console.table([*columns, "leans on", "silent", "calls each", "usd each"], rows, title, spare=() if wide else _SPARE)
+    columns += ["leans on", "silent", "calls each", "usd each", "labels"]
+    console.table(columns, rows, title, spare=() if wide else _SPARE)
     hidden = len(measured.lines) - len(rows)
     if hidden:
         console.note(f"{hidden} lines more: with --wide")

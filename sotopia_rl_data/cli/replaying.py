@@ -24,12 +24,12 @@ MEANINGS = {
 }
 """What `--schema` also takes, though no judge is asked about turns."""
 _OPTIONS = {COUNTERFACTUAL: ("policy", "partner", "alternatives", "rollouts", "turns"), SHAPLEY: ("policy", "turns")}
+_NUMBERS = ("alternatives", "rollouts", "turns", "samples")
 _READ = (
     *("episodes", "schema", "judges", "dimensions", "wording", "only", "out", "store", "as_json"),
     *("named", "keys", "extra", "temperature", "max_tokens", "concurrency", "rpm", "tpm", "timeout"),
     *("dry_run", "budget", "prices", "retry_failed", "ledger"),
 )
-_DEFAULTS = {"alternatives": 4, "rollouts": 4, "turns": 20}
 
 
 def replay_options(command: console.F) -> console.F:
@@ -122,13 +122,13 @@ def _settings(given: dict[str, Any], options: dict[str, Any]) -> ReplaySettings 
 
     sampling = asking.sampling_of(options)
     policy = player(asking.model_of(given["policy"], options), sampling, local=local_player)
+    numbers = {name: given[name] for name in _NUMBERS if given.get(name) is not None}
     if options["schema"] == SHAPLEY:
-        return ShapleySettings(policy=policy, turns=given["turns"], samples=given.get("samples", 8))
-    numbers = {name: given[name] or usual for name, usual in _DEFAULTS.items()}
+        return ShapleySettings(policy=policy, **numbers)
     other = given["partner"]
     same = other in (None, given["policy"])
     partner = policy if same else player(asking.model_of(other, options), sampling, local=local_player)
-    rules = Rules(turns=numbers.pop("turns"))
+    rules = Rules(turns=numbers.pop("turns")) if "turns" in numbers else Rules()
     return ReplaySettings(policy=policy, partner=partner, rules=rules, **numbers)
 
 

@@ -7,7 +7,7 @@ scale, under the same rule.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,8 +32,8 @@ from sotopia_rl_data.schema import Attribution
 from sotopia_rl_data.store import Version
 
 WITHOUT_JUDGE = tuple(name for name, one in RULES.items() if one.measure is None)
-SHAPLEY = "shapley"
-PLAYED = ("counterfactual", SHAPLEY)
+COUNTERFACTUAL, SHAPLEY = "counterfactual", "shapley"
+PLAYED = (COUNTERFACTUAL, SHAPLEY)
 """The schemas that play dialogues anew. An oracle has nothing to answer there, so they have no ceiling."""
 AS_SCORED = "as scored"
 """What stands for the rule of a reward model, whose scores are taken as they are."""
@@ -42,13 +42,15 @@ AS_SCORED = "as scored"
 @dataclass(frozen=True, slots=True)
 class CreditMethod:
     """Where credit comes from. `calls` and `usd` are what the judge's answers about this schema took, over all rules
-    together; None where that is not known."""
+    together; None where that is not known. `labels` is the reference of the version that holds them, "" for what was
+    made up for this bench and for rules that need no judge."""
 
     schema: str
     rule: str
     judge: str
     calls: int | None = None
     usd: float | None = None
+    labels: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +137,8 @@ def bench(
                 if method.judge in planted:
                     lines.append(BenchLine(method, near))
         for label, _ in held:
-            for method, credit in _methods(games, label.files("attributions"), truth, _costs(label)):
-                own = truth.with_shapley_values() if method.schema == SHAPLEY else truth
+            for method, credit in _methods(games, label.files("attributions"), truth, label):
+                own = _estimated(truth, method.schema)
                 lines.append(BenchLine(method, nearness(own, credit, resamples=resamples, seed=seed)))
     for method, credit in _unjudged(games, truth):
         lines.append(BenchLine(method, nearness(truth, credit, resamples=resamples, seed=seed)))
@@ -166,6 +168,13 @@ def check_bench(games: Version, labels: Sequence[Version]) -> None:
     truth_of(games)
     for label in labels:
         _judged(games, label)
+
+
+def _estimated(truth: Truth, schema: str) -> Truth:
+    """The truth that credit of the schema estimates. Playing anew begins from all that is true, not from what the agent
+    knew of it."""
+    own = {COUNTERFACTUAL: truth.credit_true, SHAPLEY: truth.shapley}
+    return truth.by(own[schema]) if schema in own else truth
 
 
 def _with_ceiling(line: BenchLine, oracle: Nearness | None) -> BenchLine:
@@ -222,23 +231,26 @@ def _methods(
     games: Version,
     files: Files,
     truth: Truth,
-    costs: Mapping[str, tuple[int | None, float | None]] | None = None,
+    label: Version | None = None,
 ) -> Iterator[tuple[CreditMethod, Floats]]:
-    """Every schema × rule × judge of these attributions with its credit, samples averaged."""
+    """Every schema × rule × judge of these attributions, which are of the version `label` if of any, with its credit,
+    samples averaged."""
+    costs = _costs(label) if label else {}
+    ref = label.ref if label else ""
     paths = [path for of_split in files.values() for path in of_split]
     held = distinct(paths, ("schema", "measure", "judge", "dimension"))
     for name, measure, judge in sorted({of[:3] for of in held}):
-        calls, usd = (costs or {}).get(judge, (None, None))
+        spent = costs.get(judge, (None, None))
         if name == REWARD_MODEL:
             targets = sorted({of[3] for of in held if of[:3] == (name, measure, judge)})
             for target in targets:
                 scored = AS_SCORED if len(targets) == 1 else f"{AS_SCORED}: {target}"
-                yield CreditMethod(name, scored, judge, calls, usd), _scores(files, truth, judge, target)
+                yield CreditMethod(name, scored, judge, *spent, ref), _scores(files, truth, judge, target)
             continue
         for rule in RULES.values():
             if rule.measure is not None and rule.over([measure]).measure == measure:
                 recipe = Recipe({DIMENSION: 1.0}, rule.id, "none", evaluator=EVALUATOR, schema=name, judge=judge)  # type: ignore[arg-type]
-                yield CreditMethod(name, rule.id, judge, calls, usd), _credit(recipe, games, files, truth)
+                yield CreditMethod(name, rule.id, judge, *spent, ref), _credit(recipe, games, files, truth)
 
 
 def _unjudged(games: Version, truth: Truth) -> Iterator[tuple[CreditMethod, Floats]]:

@@ -184,10 +184,13 @@ class BranchPlan:
         return (run for run in runs if run.world.done)
 
 
-def junctures(episode: Episode, split: str, turns: Sequence[Turn], rules: Rules) -> list[Juncture]:
+def junctures(
+    episode: Episode, split: str, turns: Sequence[Turn], rules: Rules, *, whole: bool = False
+) -> list[Juncture]:
     """These turns (1 or more) of the episode, ready to be re-played, but for those after the dialogue's end by the
     rules. Raises UsageError where the simulator cannot play what was said before them: nobody but the agents in their
-    order may have acted, and the rules must have turns enough."""
+    order may have acted, and the rules must have turns enough. `whole`: an agent's turns are credited together, so none
+    can be left out alone."""
     scene = scene_of(episode)
     world = EpisodeRun(EpisodeSpec(episode.episode_id, scene, (), ()), rules).world
     found, begun, lasted = list[Juncture](), list[Mapping[str, Action]](), len(episode.turns)
@@ -212,9 +215,11 @@ def junctures(episode: Episode, split: str, turns: Sequence[Turn], rules: Rules)
         try:
             world.step(begun[-1])
         except SotopiaDataError as error:
-            raise UsageError(cannot + error.message, "leave the turn out with --only") from error
+            left_out = "agent" if whole else "turn"
+            raise UsageError(cannot + error.message, f"leave the {left_out} out with --only") from error
         if world.done and world.turn >= rules.turns:
-            raise UsageError(f"{cannot}it is over by then.", "give more --turns, or leave the turn out with --only")
+            hint = "give more --turns" if whole else "give more --turns, or leave the turn out with --only"
+            raise UsageError(f"{cannot}it is over by then.", hint)
         if world.done:
             break
     return found

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from sotopia_rl_data.agreement.opinions import REWARD_MODEL
-from sotopia_rl_data.credit.bench import PLAYED, SHAPLEY, Bench, BenchLine
+from sotopia_rl_data.credit.bench import COUNTERFACTUAL, PLAYED, SHAPLEY, Bench, BenchLine
 from sotopia_rl_data.store import Version
 
 
@@ -50,8 +50,10 @@ def _claim(lines: Sequence[BenchLine]) -> Iterator[Point]:
     yield Point(
         "What credit is measured against",
         "Q − V of what was said, in points of its agent's score, with what the agent knew, under the policies that "
-        "played the games" + ("; Shapley values against the true ones" if SHAPLEY in played else "") + "; the truth "
-        "comes from dynamic programming",
+        "played the games"
+        + ("; counterfactual credit against Q − V with all that is true" if COUNTERFACTUAL in played else "")
+        + ("; Shapley values against the true ones" if SHAPLEY in played else "")
+        + "; the truth comes from dynamic programming",
     )
     yield Point("What gets credit", "each utterance, among those of the same agent in the same dialogue")
     models = sorted({line.method.judge for line in lines if line.method.schema == REWARD_MODEL})
@@ -81,12 +83,12 @@ def _setting(bench: Bench, games: Version) -> Iterator[Point]:
 
 
 def _comparisons(bench: Bench, lines: Sequence[BenchLine]) -> Iterator[Point]:
-    costs = {(one.method.schema, one.method.judge): one.method for one in lines if one.method.judge}
+    costs = {(one.method.schema, one.method.judge, one.method.labels): one.method for one in lines if one.method.judge}
     told = [
         f"{schema} by {judge}: {_number(method.calls)} calls"
         + ("" if method.calls is None else f" ({method.calls / bench.episodes:,.1f} a dialogue)")
-        + f", {_number(method.usd)} USD"
-        for (schema, judge), method in sorted(costs.items())
+        + f", {_number(method.usd)} USD ({ref})"
+        for (schema, judge, ref), method in sorted(costs.items())
     ]
     told.append("methods are not held to equal calls")
     yield Point("What it costs", "; ".join(told) if costs else "nothing: no judge was asked")
@@ -137,6 +139,15 @@ def _asked(label: Version) -> str:
     if not judges:
         return ""
     wording = str(label.manifest.provenance.get("wording_sha256", ""))[:12]
-    return f"{labels['schema']} ({labels.get('samples', 1)} × {', '.join(judges)}" + (
-        f", wording {wording})" if wording else ")"
-    )
+    told = [*judges, *_replayed(label), *([f"wording {wording}"] if wording else [])]
+    return f"{labels['schema']} ({labels.get('samples', 1)} × {', '.join(told)})"
+
+
+def _replayed(label: Version) -> Iterator[str]:
+    """Who played anew, and how much."""
+    for name, value in label.manifest.recipe.get("replay", {}).items():
+        if isinstance(value, dict):
+            sampling = ", ".join(f"{k} {v}" for k, v in (value.get("sampling") or {}).items())
+            yield f"{name} {value['model']}" + (f" ({sampling})" if sampling else "")
+        elif value is not None:
+            yield f"{name} {value}"

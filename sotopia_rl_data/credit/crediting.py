@@ -177,15 +177,15 @@ def chosen_turns(
 ) -> tuple[list[Juncture], int]:
     """The turns to re-play, and how many others were named that come after the dialogue's end by the rules. Raises
     UsageError where one cannot be re-played, or there is none."""
-    chosen, asked = list[Juncture](), 0
+    chosen, asked, whole = list[Juncture](), 0, isinstance(settings, ShapleySettings)
     for split, files in parent.files("episodes").items():
         for episode in episodes_of(files):
             wanted = _named(episode, only)
-            if isinstance(settings, ShapleySettings):
+            if whole:
                 agents = {turn.agent for turn in wanted}
                 wanted = [turn for turn in episode.turns if turn.agent in agents]
             asked += len(wanted)
-            chosen += junctures(episode, split, wanted, settings.rules) if wanted else ()
+            chosen += junctures(episode, split, wanted, settings.rules, whole=whole) if wanted else ()
     if asked and not chosen:
         raise UsageError(
             "By these rules the dialogue was over before every turn that was named.", "name others with --only"

@@ -41,12 +41,14 @@ class GroupTruth:
 @dataclass(frozen=True, slots=True)
 class Truth:
     """All n utterances. `episode` and `group` number what each belongs to (`episodes` and `groups` many); `keys` are
-    (episode_id, agent, turn). `credit` is Q − V with what the agent knew, `shapley` the Shapley values."""
+    (episode_id, agent, turn). `credit` is Q − V with what the agent knew, `credit_true` with all that is true,
+    `shapley` the Shapley values."""
 
     keys: list[tuple[str, str, int]]
     episode: Ints
     group: Ints
     credit: Floats
+    credit_true: Floats
     pivotal: Flags
     words: Floats
     wording: list[str]
@@ -64,15 +66,15 @@ class Truth:
         """Which utterances have polite filler."""
         return np.array(["polite" in wording for wording in self.wording])
 
-    def with_shapley_values(self) -> Truth:
-        """The same utterances with their Shapley values as the credit."""
+    def by(self, credit: Floats) -> Truth:
+        """The same utterances with this as their credit, one number for each of them, and the pivotal turns by it."""
         pivotal = np.zeros(len(self), bool)
         for number in range(int(self.group.max()) + 1 if len(self) else 0):
             rows = np.flatnonzero(self.group == number)
-            row = pivotal_turn(rows.tolist(), self.shapley[rows].tolist())
+            row = pivotal_turn(rows.tolist(), credit[rows].tolist())
             if row is not None:
                 pivotal[row] = True
-        return replace(self, credit=self.shapley, pivotal=pivotal)
+        return replace(self, credit=credit, pivotal=pivotal)
 
     def groups(self) -> dict[tuple[str, str], GroupTruth]:
         """Each group by (episode_id, agent)."""
@@ -135,6 +137,7 @@ def _laid_out(
         episode=np.array([episodes[key[0]] for key in keys], np.int64),
         group=np.array([numbers[key[:2]] for key in keys], np.int64),
         credit=np.array([row["advantage"] for row in rows]),
+        credit_true=np.array([row["advantage_true"] for row in rows]),
         pivotal=np.array([row["pivotal"] for row in rows], bool),
         words=np.array([max(1, len(said[key[0], key[2]].split())) for key in keys], float),
         wording=[row["wording"] for row in rows],

@@ -49,6 +49,7 @@ def truth_by_hand(credit: list[float]) -> Truth:
         episode=np.arange(n) // 2,
         group=np.arange(n) // 2,
         credit=np.array(credit),
+        credit_true=np.array(credit),
         pivotal=pivotal,
         words=np.ones(n),
         wording=["plain"] * n,
@@ -298,6 +299,7 @@ def test_wording_is_compared_by_kind():
         ("--judge", "lexical", "--judge", "lexical"),
         ("--judge", "lexical", "--schema", "uniform"),
         ("--labels", "nowhere"),
+        ("--judge", "lexical", "--html", "nowhere/bench.html"),
     ],
 )
 def test_what_cannot_be_measured_is_said_before_games_are_made(tmp_path: Path, words: tuple[str, ...]):

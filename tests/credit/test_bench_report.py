@@ -97,11 +97,10 @@ def test_each_target_of_a_reward_model_that_scored_the_games_has_a_line(tmp_path
     assert "predictions: rm:heads@1" in claim
 
 
-def test_credit_by_playing_anew_is_measured_and_shapley_values_against_the_true_ones(tmp_path: Path):
-    store = Store(tmp_path)
-    games = make_games(store, "lab/games", 8).version
+def playing_anew(store: Store, games: Version, recipe: dict[str, Any], calls: int) -> Version:
+    """The true credit of the games, as a fair judge of what was played anew would have it."""
     truth = truth_of(games)
-    known = {"counterfactual": truth.credit, "shapley": truth.shapley}
+    known = {"counterfactual": truth.credit_true, "shapley": truth.shapley}
     place = {"dimension": "goal", "measure": "step", "judge": "fair", "sample": 0, "call_id": "c", "reasoning": None}
     with store.stage("lab/played") as stage:
         stage.link(games, "episodes")
@@ -113,7 +112,16 @@ def test_credit_by_playing_anew_is_measured_and_shapley_values_against_the_true_
                 for (episode, agent, turn), credit in zip(truth.keys[of_split], credits[of_split], strict=True)
             ]
             stage.write("attributions", split, pa.Table.from_pylist(rows, schema=ATTRIBUTIONS))
-        played = stage.commit({"kind": "toy"}).version
+        spent = {"judges": [{"judge": "fair", "calls": calls, "cost_usd": 0.5}]}
+        return stage.commit({"kind": "toy"} | recipe, spent).version
+
+
+def test_credit_by_playing_anew_is_measured_against_what_it_estimates(tmp_path: Path):
+    store = Store(tmp_path)
+    games = make_games(store, "lab/games", 8).version
+    truth = truth_of(games)
+    assert not np.allclose(truth.credit, truth.credit_true)
+    played = playing_anew(store, games, {}, 4)
     measured = bench(games, [played], resamples=0)
     lines = {line.method.schema: line for line in measured.lines if line.method.rule == "progress"}
     assert {name: line.nearness.tau.value for name, line in lines.items()} == {"counterfactual": 1.0, "shapley": 1.0}
@@ -121,7 +129,29 @@ def test_credit_by_playing_anew_is_measured_and_shapley_values_against_the_true_
     assert lines["shapley"].ceiling_tau is None
     told = dict(checklist(measured, games, [played]))
     assert "causes under the named policy: counterfactual, shapley" in told["What kind of claim it is"]
-    assert "Shapley values against the true ones" in told["What credit is measured against"]
+    against = told["What credit is measured against"]
+    assert "counterfactual credit against Q − V with all that is true; Shapley values against the true ones" in against
+
+
+def test_of_two_versions_of_the_same_labels_each_has_its_cost_and_how_much_was_played(tmp_path: Path):
+    store = Store(tmp_path)
+    games = make_games(store, "lab/games", 2).version
+    labels = []
+    for k in (4, 16):
+        told = {"schema": "counterfactual", "samples": k, "judges": [{"judge": "fair"}]}
+        replay = {"policy": {"model": "m", "sampling": {"temperature": 1}}, "turns": None, "alternatives": k}
+        labels.append(playing_anew(store, games, {"labels": told, "replay": replay}, 10 * k))
+    measured = bench(games, labels, resamples=0)
+    points = dict(checklist(measured, games, labels))
+    for label, calls in zip(labels, ("40", "160"), strict=True):
+        assert f"counterfactual by fair: {calls} calls ({int(calls) / 2:.1f} a dialogue), 0.5 USD ({label.ref})" in (
+            points["What it costs"].split("; ")
+        )
+    lines = {line["labels"]: line["calls"] for line in measured.as_dict()["lines"] if line["judge"] == "fair"}
+    assert lines == {labels[0].ref: 40, labels[1].ref: 160}
+    assert points["How judges were asked"] == "; ".join(
+        f"counterfactual ({k} × fair, policy m (temperature 1), alternatives {k})" for k in (4, 16)
+    )
 
 
 def test_the_checklist_says_what_is_known_and_what_is_not(tmp_path: Path):

@@ -143,6 +143,16 @@ def test_plays_that_begin_alike_ask_once_the_estimate_knows_it_and_nothing_is_as
     assert (again.asked, again.created, again.digest) == (0, False, report.digest)
 
 
+def test_where_there_are_too_few_turns_the_hint_is_more_of_them_since_no_turn_is_left_out_without_its_agent(
+    tmp_path: Path,
+):
+    store = Store(tmp_path)
+    dialogue(store, "gold", "Oh.", "lead", "Oh.")
+    with pytest.raises(UsageError, match="it is over by then") as wrong:
+        shapley(store, talking(), Goldsmith(), turns=2)
+    assert wrong.value.hint == "give more --turns"
+
+
 def test_silence_ends_no_play(tmp_path: Path):
     store = Store(tmp_path)
     dialogue(store, *[""] * 8)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -17,8 +17,10 @@ from fixtures.places import ROOT
 from fixtures.playing import Sampler, act
 
 from sotopia_rl_data.asking.plan import AskOptions
+from sotopia_rl_data.cli.label import label
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.credit.branching import ReplaySettings, junctures
+from sotopia_rl_data.credit.coalitions import ShapleySettings
 from sotopia_rl_data.credit.crediting import label_by_replaying
 from sotopia_rl_data.credit.making import make_games
 from sotopia_rl_data.credit.replay_estimate import estimate_replaying
@@ -302,6 +304,15 @@ def test_the_cap_holds_over_draws_plays_and_judges_and_the_dry_run_sends_nothing
         assert whole.exit_code == 0, whole.exception
     assert 0 < (usage["input"] * 10 + usage["output"] * 100) / 1e6 <= 0.1
     assert json.loads(whole.stdout)["bill"]["total"] <= 50
+
+
+def test_the_help_says_the_defaults_of_the_settings():
+    told = {option.name: getattr(option, "help", "") for option in label.params}
+    usual = {field.name: field.default for kind in (Rules, ReplaySettings) for field in fields(kind)}
+    for name in ("alternatives", "rollouts", "turns"):
+        assert f"[default: {usual[name]}" in told[name]
+    orders = next(field.default for field in fields(ShapleySettings) if field.name == "samples")
+    assert f"({orders} if not given)" in told["samples"]
 
 
 def test_what_is_wrong_is_a_sentence_and_asks_nobody(tmp_path: Path):
