@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -142,17 +142,14 @@ def page(host: DemoHost) -> gr.Blocks:
                     end = gr.HTML("", js_on_load=None)
         shown: list[Any] = [talk, status, turn]
         scene.change(steps.people, scene, place, api_name=False, show_progress="hidden")
-        begun = begin.click(
+        begin.click(
             steps.begin, [scene, place, policy, source], [state, told, drafts, end, *shown], api_name="begin", **_QUICK
         )
         said = gr.on(
             [send.click, words.submit], steps.say, [state, kind, words], [words, kind, *shown], api_name="say", **_QUICK
         )
-        for event, name in (
-            (begun, "begin"),
-            (said, "say"),
-            (again.click(steps.look, state, shown, **_QUICK), "again"),
-        ):
+        looked = again.click(steps.look, state, shown, api_name="look", **_QUICK)
+        for event, name in ((said, "say"), (looked, "again")):
             event.then(steps.answer, state, shown, api_name=f"answer_{name}", **_QUICK).then(
                 steps.reward, state, shown, api_name=f"reward_{name}", **_QUICK
             )
@@ -177,20 +174,29 @@ class _Steps:
         """The people of a scene to choose from."""
         return gr.Radio(_people(self._host.choices.scenes[scene]), value=0)
 
-    def begin(self, scene: int, place: int, policy: str, source: str) -> Shown:
-        """A new dialogue, in place of the one before."""
+    def begin(self, scene: int, place: int, policy: str, source: str) -> Iterator[Shown]:
+        """A new dialogue, in place of the one before, up to the person's turn. It is one event: while one ends, a page
+        can miss what another brings (Gradio 6.31), and a person may act as soon as the turn is theirs."""
         try:
             session = DemoSession(self._host, self._host.choices.scenes[scene], place or 0, policy, source or "")
         except SotopiaDataError as error:
-            return (None, "", "", "", *self._shown(None, error))
-        return (session, view.about(session), "", "", *self._shown(session))
+            yield (None, "", "", "", *self._shown(None, error))
+            return
+        yield (session, view.about(session), "", "", *self._shown(session))
+        if not session.is_yours:
+            for step in (self.answer, self.reward):
+                yield (session, gr.skip(), gr.skip(), gr.skip(), *step(session))
 
     def say(self, session: DemoSession | None, kind: str, words: str) -> Shown:
         """What the person does; the words stay in the box where they cannot be said."""
         try:
             _begun(session).say(kind, words or "")
         except SotopiaDataError as error:
+            if session is not None:
+                session.trouble["say"] = error
             return (words, kind, *self._shown(session, error))
+        if session is not None:
+            session.trouble.pop("say", None)
         return ("", "speak", *self._shown(session))
 
     def look(self, session: DemoSession | None) -> Shown:
@@ -201,11 +207,11 @@ class _Steps:
 
     def answer(self, session: DemoSession | None) -> Shown:
         """The policy's answer, where one is due."""
-        return self._after(session, "answer", lambda it: not (it.over or it.is_yours), DemoSession.start)
+        return self._after(session, "answer", DemoSession.start)
 
     def reward(self, session: DemoSession | None) -> Shown:
         """The rewards of what has none."""
-        return self._after(session, "reward", lambda it: bool(it.unrewarded()), DemoSession.reward)
+        return self._after(session, "reward", DemoSession.reward)
 
     def best(self, session: DemoSession | None, turn: int | None) -> Shown:
         """The drafts of best-of-N at a turn."""
@@ -240,15 +246,10 @@ class _Steps:
             return self._wrong(error)
         return view.status(f"Saved: {version.ref}")
 
-    def _after(
-        self,
-        session: DemoSession | None,
-        name: str,
-        is_due: Callable[[DemoSession], bool],
-        step: Callable[[DemoSession], None],
-    ) -> Shown:
-        """What is shown after a step; nothing else than before, where it is not due."""
-        if session is None or not is_due(session):
+    def _after(self, session: DemoSession | None, name: str, step: Callable[[DemoSession], None]) -> Shown:
+        """What is shown after a step. It is shown also where nothing was due: what an earlier event has found may have
+        come to the page before what a later one has."""
+        if session is None:
             return gr.skip(), gr.skip(), gr.skip()
         session.trouble.pop(name, None)
         try:
@@ -266,11 +267,12 @@ class _Steps:
         return view.dialogue(session), told, gr.Dropdown(_turns(session), value=latest)
 
     def _told(self, session: DemoSession | None) -> str:
-        """What goes on; or what went wrong with an answer or a reward, until it is tried again."""
+        """What goes on; or what went wrong, until it is tried again."""
         wrong = [] if session is None else list(session.trouble.values())
-        if wrong:
-            return view.status(f"{view.sentence(wrong[0])} Press “Ask again” to try once more.", bad=True)
-        return _doing(session)
+        if not wrong:
+            return _doing(session)
+        again = "" if isinstance(wrong[0], UsageError) else " Press “Ask again” to try once more."
+        return view.status(view.sentence(wrong[0]) + again, bad=True)
 
     def _wrong(self, error: SotopiaDataError) -> str:
         """What went wrong with what the person has just asked for."""

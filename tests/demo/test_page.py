@@ -188,7 +188,6 @@ def test_twenty_people_at_once_through_gradios_client(tmp_path: Path):
         def talk(number: int) -> str:
             client = Client(url, verbose=False, httpx_kwargs={"timeout": 300})
             client.predict(0, number % 2, "counting", "thanks", api_name="/begin")
-            client.predict(api_name="/answer_begin")
             for turn in range(2):
                 client.predict("speak", f"I am {number}, {turn}", api_name="/say")
                 client.predict(api_name="/answer_say")
