@@ -159,7 +159,7 @@ def credit_bench(games: str | None, count: int, wide: bool, store: Store, as_jso
 
 
 _MOST_LINES = 40
-_MOST_CARDS = 8  # where the screen is too narrow for a table
+_MOST_CARDS = 6  # where the screen is too narrow for a table
 _SPARE = ("labels", "usd each", "calls each", "silent", "calibration", "sign", "of hit", "hit", "to", "from")
 """What a narrow screen can do without, the first to go first."""
 
@@ -180,7 +180,7 @@ def _show_bench(measured: Bench, wide: bool) -> None:
     console.table(columns, rows, title, spare=() if wide else _SPARE)
     hidden = len(measured.lines) - len(rows)
     if hidden:
-        console.note(f"{hidden} lines more: with --wide")
+        console.note(f"{hidden:,} more {'line' if hidden == 1 else 'lines'}: with --wide")
     constant = max((line.nearness.constant for line in measured.lines), default=0)
     if constant:
         console.note(f"{constant} agents' turns are all worth the same, and are left out")
