@@ -6,8 +6,9 @@ whoever looks at one turn at a time learns to say "now", and whoever looks at th
 
 The policy is a transformer with 51,000 parameters. It first learns the form of an action, and to open with each word
 equally often. Then TRL's GRPOTrainer plays whole episodes against Ben, by its `rollout_func`; or, with --single-turn,
-it answers one prompt at a time and is rewarded for that turn, for as many steps and completions. Both take a minute on
-one core. How to train a policy of your own on your own scenes and rewards is in docs/use-with.md.
+it answers one prompt at a time and is rewarded for that turn, for as many steps and completions. Both take two minutes
+on one core; at a learning rate of 8e-4 some seeds unlearned the form of an action. How to train a policy of your own on
+your own scenes and rewards is in docs/use-with.md.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.trainers.tiny import make_tiny
 
 WORDS = ("please", "now", "maybe", "sorry")
-STEPS, GENERATIONS = 100, 16
+STEPS, GENERATIONS = 160, 16
 LONGEST = 20  # tokens of an action
 DRILL = Environment("drill", "A hallway.", ("Borrow the drill.", "Keep the drill."))
 SCENE = Scene(DRILL, (Person("ana", "Ana"), Person("ben", "Ben")))
@@ -148,7 +149,7 @@ def train(folder: Path, model: Any, tokenizer: Any, seed: int, single_turn: bool
         num_generations=GENERATIONS,
         per_device_train_batch_size=GENERATIONS,
         max_completion_length=LONGEST,
-        learning_rate=8e-4,
+        learning_rate=3e-4,
         lr_scheduler_type="constant",
         beta=0.04,
         gradient_checkpointing=False,
