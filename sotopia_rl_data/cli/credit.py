@@ -160,12 +160,13 @@ def credit_bench(games: str | None, count: int, wide: bool, store: Store, as_jso
 
 _MOST_LINES = 40
 _MOST_CARDS = 6  # where the screen is too narrow for a table
-_SPARE = ("labels", "usd each", "calls each", "silent", "calibration", "sign", "of hit", "hit", "to", "from")
+_SPARE = ("usd each", "calls each", "silent", "calibration", "sign", "of hit", "hit", "to", "from")
 """What a narrow screen can do without, the first to go first."""
 
 
 def _show_bench(measured: Bench, wide: bool) -> None:
     columns = ["schema", "rule", "judge", "tau", "from", "to", "of tau", "hit", "of hit", "sign", "calibration"]
+    columns += ["leans on", "silent", "calls each", "usd each", *(["labels"] if wide else [])]
     rows = []
     most = _MOST_LINES if shutil.get_terminal_size().columns >= 60 else _MOST_CARDS
     for line in measured.lines if wide else measured.lines[:most]:
@@ -174,9 +175,10 @@ def _show_bench(measured: Bench, wide: bool) -> None:
         sizes = [near.sign.value, near.calibration]
         each = [line.per_found(method.calls), line.per_found(method.usd)]
         row = [method.schema, method.rule, method.judge or None, *map(_rounded, [*figures, *sizes])]
-        rows.append([*row, near.leans_on or None, near.silent, *map(_rounded, each), method.labels or None])
+        rows.append(
+            [*row, near.leans_on or None, near.silent, *map(_rounded, each), *([method.labels or None] if wide else [])]
+        )
     title = f"{measured.games}: {measured.episodes} episodes, {measured.utterances} utterances"
-    columns += ["leans on", "silent", "calls each", "usd each", "labels"]
     console.table(columns, rows, title, spare=() if wide else _SPARE)
     hidden = len(measured.lines) - len(rows)
     if hidden:
