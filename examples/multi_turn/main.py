@@ -7,8 +7,7 @@ whoever looks at one turn at a time learns to say "now", and whoever looks at th
 The policy is a transformer with 51,000 parameters. It first learns the form of an action, and to open with each word
 equally often. Then TRL's GRPOTrainer plays whole episodes against Ben, by its `rollout_func`; or, with --single-turn,
 it answers one prompt at a time and is rewarded for that turn, for as many steps and completions. Both take two minutes
-on one core; at a learning rate of 8e-4 some seeds unlearned the form of an action. How to train a policy of your own on
-your own scenes and rewards is in docs/use-with.md.
+on one core. How to train a policy of your own on your own scenes and rewards is in docs/use-with.md.
 """
 
 from __future__ import annotations
@@ -110,6 +109,7 @@ def policy(folder: Path, seed: int) -> tuple[Any, Any]:
         model(**inputs, labels=labels[at]).loss.backward()
         adam.step()
         adam.zero_grad()
+    model.save_pretrained(folder / "policy")  # from where TRL loads the policy that the KL term keeps it near
     return model, tokenizer
 
 
