@@ -47,6 +47,8 @@ MUST_STAY = (  # settings that decide a run's rows, weights or steps: a resumed 
     "adapter", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "policy_adapter", "dtype",
     "seed", "data_seed", "optim", "learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm",
     "beta", "loss_type", "temperature", "num_generations",
+    "label_smoothing", "f_divergence_type", "f_alpha_divergence_coef", "discopop_tau", "use_weighting", "ld_alpha",
+    "loss_weights",
     "reward_model", "rewards", "format_weight", "truncated_reward",
 )  # fmt: skip
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
@@ -152,9 +154,9 @@ def train_dpo(config: PolicyDPOConfig) -> dict[str, Any]:
     with oom_hint(_LESS_MEMORY.format("per_device_train_batch_size or max_length")):
         trainer = build_dpo_trainer(config, pairs, tokenizer, run.callbacks)
         run.train(trainer)
+        metrics = {"validation": _validation_metrics(trainer)}  # against the reference, which is not saved
         forget_reference(trainer.accelerator.unwrap_model(trainer.model))
         trainer.save_model()
-        metrics = {"validation": _validation_metrics(trainer)}
     facts = {
         "policy_adapter": config.policy_adapter,
         "pairs": {split: len(of_split) for split, of_split in pairs.splits.items()},

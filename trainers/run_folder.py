@@ -132,11 +132,13 @@ class RunFolder:
                 continue  # a server may have moved: what it serves is compared
             if value == new.get(name):
                 continue
-            back = "set it back to that"
+            back, shown = "set it back to that", name
             if name == "rows_a_step":  # the product, so that a smaller machine can go on
                 back = "set per_device_train_batch_size or gradient_accumulation_steps so that it is the same"
+                if new.get("tokens_per_device_batch"):  # a batch counts as one row, and has as many as fit
+                    back, shown = "set gradient_accumulation_steps so that it is the same", "batches_a_step"
             raise UsageError(
-                f"{checkpoint} was trained with {name}={value}; this run has {name}={new.get(name)}.",
+                f"{checkpoint} was trained with {shown}={value}; this run has {shown}={new.get(name)}.",
                 f"{back}; or start a new run: --output DIR",
             )
 

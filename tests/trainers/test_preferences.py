@@ -225,8 +225,12 @@ def test_a_resumed_run_is_uninterrupted_and_leaves_one_adapter(
     assert list(policy.peft_config) == ["default"]
 
 
-def test_the_reference_is_the_adapter_that_the_policy_starts_from(root: Path, sft: Path, tmp_path: Path):
-    settings = ("max_steps=1", "eval_steps=1", "save_steps=1", "learning_rate=0")
+@pytest.mark.parametrize("evaluating", [("eval_steps=1", "save_steps=1"), ("eval_strategy=no", "save_strategy=no")])
+def test_the_reference_is_the_adapter_that_the_policy_starts_from(
+    root: Path, sft: Path, tmp_path: Path, evaluating: tuple[str, ...]
+):
+    """Also where nothing is evaluated before the end."""
+    settings = ("max_steps=1", "learning_rate=0", *evaluating)
     record = prefer(root, tmp_path, *settings, policy_adapter=str(sft))
     assert record["metrics"]["validation"]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert record["metrics"]["validation"]["accuracy"] == 0

@@ -64,6 +64,10 @@ CHANGES = [
     ("rm", "row_tokens=1024", "row_tokens=8192; this run has row_tokens=1024"),
     ("sft", "packing=true", "packing=False; this run has packing=True"),
     ("dpo", "beta=0.5", "beta=0.1; this run has beta=0.5"),
+    ("dpo", "label_smoothing=0.1", "label_smoothing=0.0; this run has label_smoothing=0.1"),
+    ("dpo", "f_divergence_type=js_divergence", "f_divergence_type=reverse_kl; this run"),
+    ("dpo", "use_weighting=true", "use_weighting=False; this run has use_weighting=True"),
+    ("dpo", "ld_alpha=0.5", "ld_alpha=None; this run has ld_alpha=0.5"),
     ("grpo", "max_completion_length=8", "max_completion_length=16; this run has max_completion_length=8"),
     ("grpo", "num_generations=2", "num_generations=4; this run has num_generations=2"),
 ]
@@ -86,6 +90,18 @@ def test_a_run_as_it_was_goes_on_also_with_its_step_divided_otherwise(
     assert run(root, kind, "resume=true", "logging_steps=5").checkpoint == checkpoints[kind]
     divided = (f"per_device_train_batch_size={2 if kind == 'grpo' else 1}", "gradient_accumulation_steps=2")
     assert run(root, kind, "resume=true", *divided).checkpoint == checkpoints[kind]
+
+
+def test_with_a_budget_of_tokens_the_batches_of_a_step_stay(root: Path):
+    settings = ("output_dir=" + str(root / "budget"), "tokens_per_device_batch=4096")
+    first = run(root, "rm", *settings)
+    checkpoint = root / "budget" / "checkpoint-1"
+    checkpoint.mkdir()
+    first.callbacks[1].on_save(first.config, TrainerState(global_step=1), None)
+    assert run(root, "rm", *settings, "resume=true", "per_device_train_batch_size=7").checkpoint == checkpoint
+    with pytest.raises(UsageError, match="batches_a_step=1; this run has batches_a_step=2") as refused:
+        run(root, "rm", *settings, "resume=true", "gradient_accumulation_steps=2")
+    assert refused.value.hint.startswith("set gradient_accumulation_steps so that")
 
 
 def test_a_checkpoint_of_an_earlier_version_is_held_to_what_it_says(root: Path):
