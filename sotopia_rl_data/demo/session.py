@@ -76,7 +76,7 @@ class DemoSession:
         self.ended = False
         self.rules = choices.rules
         self._host = host
-        self._acting, self._rewarding = threading.RLock(), threading.Lock()
+        self._acting, self._ending, self._rewarding = threading.RLock(), threading.Lock(), threading.Lock()
         player = choices.policies[policy]
         self._players: tuple[Player, ...] = tuple(_PERSON if i == place else player for i in range(len(scene.people)))
         self._everybody = (player,) * len(scene.people)
@@ -112,12 +112,15 @@ class DemoSession:
         with self._acting:
             while not self.over and not self.is_yours:
                 (turn,) = self._host.next_turns([self._spec(self._done, self._players, self.id)])
-                self._step(Action(turn.action_type, turn.text, turn.to, bool(turn.failed)), turn.agent)
+                with self._ending:
+                    if self.ended:  # while the policy was thinking
+                        return
+                    self._step(Action(turn.action_type, turn.text, turn.to, bool(turn.failed)), turn.agent)
 
     def say(self, action_type: str, text: str = "") -> None:
         """Do something; the policy has not answered then. Raises UsageError, before anything is done, where that is no
         action or it is not the person's turn."""
-        with self._acting:
+        with self._acting, self._ending:
             if not self.is_yours:
                 raise UsageError("It is not your turn.", "wait for the answer, or begin another dialogue")
             self._step(_action(action_type, text), self.agent)
@@ -128,8 +131,9 @@ class DemoSession:
         self.start()
 
     def end(self) -> None:
-        """End the dialogue here."""
-        self.ended = True
+        """End the dialogue here: what a policy is still thinking of is not said any more."""
+        with self._ending:
+            self.ended = True
 
     def unrewarded(self) -> list[Turn]:
         """The utterances without a reward."""
@@ -142,7 +146,8 @@ class DemoSession:
             waiting = self.unrewarded()
             if waiting:
                 found = self._rewarded([self._until(one) for one in waiting])
-                self.rewards |= {(one.turn, one.agent): reward for one, reward in zip(waiting, found, strict=True)}
+                new = {(one.turn, one.agent): reward for one, reward in zip(waiting, found, strict=True)}
+                self.rewards = self.rewards | new  # another dictionary, since the page may be reading this one
 
     def best_of(self, turn: int, drafts: int = 4) -> list[Candidate]:
         """What the policy would have done at `turn` in the place of whoever acted, `drafts` times, each draft once and

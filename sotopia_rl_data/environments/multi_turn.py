@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from sotopia_rl_data.control_tokens import ControlTokens
 from sotopia_rl_data.environments.playing import Partners, Table
 from sotopia_rl_data.environments.rewards import TurnRewards
 from sotopia_rl_data.errors import UsageError
@@ -35,13 +36,16 @@ def rows(plan: RolloutPlan) -> list[dict[str, str]]:
 
 def episodes(plan: RolloutPlan, rewards: TurnRewards, partners: Partners | None = None) -> RolloutFunction:
     """The `rollout_func` for a plan whose `a` is `outside()`. Raises what `Table` raises; while it plays, AskingError
-    where a partner gives no answer, and UsageError for a chat template that writes the same words in another way."""
+    where a partner gives no answer, and UsageError for a chat template that writes the same words in another way, and
+    where several processes generate together, since each generates as often as its own episodes last."""
     partners = partners or Partners(plan)
     tables = [Table(plan, rewards, partners)]
 
     def play(prompts: Sequence[str], trainer: Any) -> dict[str, Any]:
+        _check_processes(trainer)
         tables.extend(Table(plan, rewards, partners) for _ in range(len(prompts) - len(tables)))
-        played = [_Played(table, trainer.processing_class) for table in tables[: len(prompts)]]
+        control = ControlTokens(trainer.processing_class)
+        played = [_Played(table, trainer.processing_class, control) for table in tables[: len(prompts)]]
         with ThreadPoolExecutor(len(played)) as at_once:  # partners who are asked at the same time are asked together
             list(at_once.map(_Played.begin, played, map(int, prompts)))
             while waiting := [one for one in played if one.sees_more()]:
@@ -64,12 +68,26 @@ def episode_return(turn_rewards: Sequence[Sequence[float | None]], **columns: An
     return [None if not one or None in one else sum(filter(None, one)) for one in turn_rewards]
 
 
+def _check_processes(trainer: Any) -> None:
+    """Raise UsageError where several processes must call the generation equally often."""
+    deepspeed = trainer.accelerator.state.deepspeed_plugin
+    is_sharded = trainer.is_fsdp_enabled or (deepspeed is not None and deepspeed.zero_stage == 3)
+    shares_vllm = trainer.use_vllm and (trainer.vllm_mode == "server" or trainer.vllm_tensor_parallel_size > 1)
+    if trainer.accelerator.num_processes > 1 and (is_sharded or shares_vllm):
+        raise UsageError(
+            "Over whole episodes, several processes cannot share a vLLM server, tensor parallelism, FSDP or ZeRO-3: "
+            "episodes end at different turns, and the processes would wait for each other for ever.",
+            "train in one process, or give each process a whole model (DDP or ZeRO-2, with vLLM colocated or without)",
+        )
+
+
 @dataclass(slots=True)
 class _Played:
     """An episode as tokens: the first prompt, and all that follows, with 1 in `mask` for the policy's own."""
 
     table: Table
     tokenizer: Any
+    control: ControlTokens
     prompt: list[int] = field(default_factory=list)
     completion: list[int] = field(default_factory=list)
     mask: list[int] = field(default_factory=list)
@@ -89,11 +107,12 @@ class _Played:
             if not self.completion:
                 self._add([end], 0)
             return False
-        shown = self._written(prompt.messages, add_generation_prompt=True)
+        messages = self.control.plain_messages(prompt.messages)
+        shown = self._written(messages, add_generation_prompt=True)
         if not self.prompt:
             self.prompt = self._ids(shown)
             return True
-        following = self._following(prompt.messages, shown)
+        following = self._following(messages, shown)
         self._add(
             self._ids(following.removeprefix(self.tokenizer.eos_token) if self.completion[-1:] == [end] else following),
             0,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -118,6 +120,40 @@ def test_sotopia_eval_ends_the_talk_and_is_saved_with_it(tmp_path: Path):
     assert [(one["agent"], one["dimension"], one["score"]) for one in episode["scores"]] == [
         (one.agent, one.dimension, one.score) for one in found.scores
     ]
+    host.close()
+
+
+def test_what_a_policy_is_thinking_of_when_the_talk_is_ended_is_not_said(tmp_path: Path):
+    asked, ended = threading.Event(), threading.Event()
+
+    async def slow(prompt: TurnPrompt) -> str:
+        asked.set()
+        while not ended.is_set():
+            await asyncio.sleep(0.01)
+        return await counting(prompt)
+
+    host = host_of(tmp_path, "lexical", policy=slow)
+    session = session_of(host)
+    with ThreadPoolExecutor(1) as person:
+        acting = person.submit(session.act, "speak", "hello")
+        assert asked.wait(10)
+        session.end()
+        ended.set()
+        acting.result()
+    assert [one.text for one in session.episode.turns] == ["hello"]
+    assert len(session.evaluate("judge").scores) == 14
+    with pytest.raises(UsageError, match="not your turn"):
+        session.say("speak", "one more word")
+    host.close()
+
+
+def test_rewards_that_are_being_read_do_not_change(tmp_path: Path):
+    host = host_of(tmp_path)
+    session = session_of(host)
+    session.act("speak", "hello")
+    before = session.rewards
+    session.reward()
+    assert (len(before), len(session.rewards)) == (0, 2)
     host.close()
 
 
