@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -97,6 +97,8 @@ def demo(host: str, port: int, space: Path | None, store: Store, as_json: bool, 
 
     check_installed("The demo", "gradio", extra="demo")
     if space is not None:
+        for spec in (*options["policies"], *options["judges"]):
+            asking.model_of(spec, options)  # a URL with a password is refused before it is written anywhere
         _write_space(space, as_json)
         return
     if not listening.is_here(host):
@@ -183,8 +185,8 @@ def _choices(store: Store, options: dict[str, Any], ask: AskOptions) -> DemoChoi
     judges = ("lexical",) if not (options["judges"] or options["models"]) else options["judges"]
     named = judges_of([asking.model_of(spec, options) for spec in judges], None) if judges else ()
     sources: dict[str, TurnSource] = {judge.id: _judge_rewards(store, judge, options, ask) for judge in named}
-    for model in options["models"]:
-        sources[Path(model).name or model] = ModelTurns(model_rewards(model), layout)
+    for name, model in _by_name(options["models"], sources).items():
+        sources[name] = ModelTurns(model_rewards(model), layout)
     return DemoChoices(
         scenes=scenes_of(options["scenarios"], options["profiles"], options["pairs"]),
         policies=_policies(options),
@@ -193,6 +195,19 @@ def _choices(store: Store, options: dict[str, Any], ask: AskOptions) -> DemoChoi
         rules=Rules(options["dialect"], options["turns"], layout, template, options["seed"]),
         out=options["out"],
     )
+
+
+def _by_name(models: Sequence[str], taken: Collection[str]) -> dict[str, str]:
+    """Reward models by the names that people see: the last part of a path or id. Raises UsageError."""
+    found: dict[str, str] = {}
+    for one in models:
+        name = Path(one).name or one
+        if name in found or name in taken:
+            raise UsageError(
+                f"Two of those who reward are called {name!r}.", "name each once, or give a folder another name"
+            )
+        found[name] = one
+    return found
 
 
 def _policies(options: dict[str, Any]) -> dict[str, Player]:

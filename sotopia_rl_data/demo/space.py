@@ -19,6 +19,7 @@ from pathlib import Path
 from string import Template
 
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.secrets import redact
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PORT = 7860  # where a Space listens
@@ -28,7 +29,8 @@ def write_space(folder: Path, options: Sequence[str]) -> list[Path]:
     """Write the Space, whole or not at all; `options` are those of `demo` that it runs with. Returns its files at the
     top. Files that the options name are copied beside `app.py`.
 
-    Raises UsageError where the folder is not empty, or an option names a folder or a plug-in of this machine.
+    Raises UsageError where the folder is not empty, or an option names a folder or a plug-in of this machine or
+    contains a key or password.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already.", "name a folder that is new or empty")
@@ -51,7 +53,12 @@ def write_space(folder: Path, options: Sequence[str]) -> list[Path]:
 
 def _kept(word: str, copied: dict[str, Path]) -> str:
     """A word of the command as the Space can read it."""
-    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    option, equals, value = _parts(word)
+    if (shown := redact(word, loosely=False)) != word:
+        raise UsageError(
+            f"{shown} contains a key or password, which everybody could read in the Space.",
+            "leave it out, and give the Space its keys as secrets",
+        )
     if Path(value).is_file() and value:
         name = Path(value).name
         if name in ("app.py", "requirements.txt", "README.md") or copied.get(name, Path(value)) != Path(value):
@@ -59,12 +66,17 @@ def _kept(word: str, copied: dict[str, Path]) -> str:
         copied[name] = Path(value)
         return f"{option}{equals}{name}"
     for part in re.split(r"[:+#]", value):
-        if part and ("/" in part or part.endswith(".py")) and Path(part).exists():
+        if part and Path(part).exists():
             raise UsageError(
                 f"A Space cannot read {part}, which is on this machine.",
                 "push a model to the Hub and name its id; copy other files into the Space by hand",
             )
     return word
+
+
+def _parts(word: str) -> tuple[str, str, str]:
+    """A word of the command as option, "=" and value."""
+    return word.partition("=") if word.startswith("--") else ("", "", word)
 
 
 def _filled(name: str, **values: object) -> str:
@@ -75,7 +87,8 @@ def _filled(name: str, **values: object) -> str:
 
 def _requirements(options: Sequence[str]) -> list[str]:
     """What the package needs with the extra of the demo; with that for training where a model is loaded there."""
-    is_local = any(word.startswith(("transformers:", "--reward-model")) for word in options)
+    parts = map(_parts, options)
+    is_local = any(option == "--reward-model" or value.startswith("transformers:") for option, _, value in parts)
     extras = ("demo", "train") if is_local else ("demo",)
     declared = PACKAGE.parent / "pyproject.toml"
     if declared.is_file():

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from fixtures.environments import packages_of, python_of
 
 pytest.importorskip("gradio", reason="needs the demo extra: pip install -e '.[demo]'")
 
+from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.demo.space import write_space
 from sotopia_rl_data.errors import UsageError
 
@@ -66,12 +68,39 @@ def test_what_a_space_cannot_have_is_refused_and_nothing_is_left(tmp_path: Path,
         ("full", [], "full is there already"),
         ("space", ["--reward-model", "./run"], "cannot read ./run"),
         ("space", ["--policy", "transformers:./run"], "cannot read ./run"),
+        ("space", ["--reward-model=run"], "cannot read run"),
+        ("space", ["--judge", "human:policy.py"], "cannot read policy.py"),
         ("space", ["--policy", "policy.py:Mine"], "cannot read policy.py"),
+        ("space", ["--policy", "openai:m@http://me:hunter2@host/v1"], "[hidden]@host/v1 contains a key or password"),
         ("space", ["--prices", "full/app.py"], "a file called app.py"),
     ):
         with pytest.raises(UsageError, match=re.escape(wrong)):
             write_space(tmp_path / folder, options)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("words", [["--policy", "transformers:org/m"], ["--policy=transformers:org/m"]])
+def test_a_space_with_a_local_policy_installs_what_loads_it(words: list[str], tmp_path: Path):
+    write_space(tmp_path / "space", words)
+    assert "torch" in (tmp_path / "space" / "requirements.txt").read_text()
+
+
+def test_the_command_reads_its_models_before_it_writes_a_space(tmp_path: Path):
+    for option in ("--policy", "--judge"):
+        words = ["demo", option, "openai:m@http://host/v1?token=mine", "--space", str(tmp_path / "space")]
+        done = CliRunner().invoke(cli, words, standalone_mode=False)
+        assert isinstance(done.exception, UsageError)
+        assert "contains a user name, a password or a query" in done.exception.message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("named", [["./a/rm", "./b/rm"], ["./lexical"]])
+def test_two_who_reward_are_not_called_the_same(named: list[str], tmp_path: Path):
+    models = [word for one in named for word in ("--reward-model", one)]
+    words = ["demo", "--port", "0", "--judge", "lexical", *models, "--store", str(tmp_path)]
+    done = CliRunner().invoke(cli, words, standalone_mode=False)
+    assert isinstance(done.exception, UsageError)
+    assert done.exception.message == f"Two of those who reward are called {Path(named[0]).name!r}."
 
 
 @pytest.mark.long
