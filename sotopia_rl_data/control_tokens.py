@@ -16,6 +16,7 @@ from typing import Any
 
 from sotopia_rl_data.schema import Message
 
+RULE = 1  # another number where texts are changed otherwise: part of the key of token ids that are kept
 _SHORTEST = 3  # characters of a control token; shorter ones are ordinary text
 
 

@@ -164,7 +164,7 @@ class KeptScores:
             self._ledger.append(answered(request, key, question, Reply(json.dumps(heads)), seconds / len(block)))
 
     def _request(self, row: DatasetRow) -> Request:
-        return Request(self._target, [*row.prompt, *row.completion])
+        return Request(self._target, self.model.encoder.plain([*row.prompt, *row.completion]))  # as the model reads it
 
 
 def _length(row: DatasetRow) -> int:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.ipc
 
+from sotopia_rl_data.control_tokens import RULE
 from sotopia_rl_data.errors import SotopiaDataError
 from sotopia_rl_data.trainers.cache import cached, whole_file
 from sotopia_rl_data.trainers.data import DatasetRow, DatasetRows
@@ -75,7 +76,7 @@ def tokenised(
 ) -> Tokenised:
     """The rows of `data` as `encode` makes them, which `settings` (JSON values) decide: they are the key in the cache.
     `show` a bar where it takes long. Raises InputError where the cache cannot be written, and what `encode` raises."""
-    key = {"rows": data.folder.name, "shard": slice_rows, **settings}  # as in the caches that there are
+    key = {"rows": data.folder.name, "shard": slice_rows, "control_tokens": RULE, **settings}
     folder, facts = cached("tokens", key, lambda unfinished: _write(_Work(data, encode, unfinished, slice_rows), show))
     from datasets import Dataset, concatenate_datasets
 

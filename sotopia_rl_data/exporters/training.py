@@ -35,7 +35,8 @@ _SECONDS = 24 * 3600.0  # an export may take longer than a query
 _ROWS = 1_024  # rows that are made at a time
 NO_PAIR = "in no pair: the only completion of its prompt, one between best and worst, or equal rewards"
 PAIRS_FROM = (
-    "play each scene several times and label that (rollout --repeat 8), or import rows of prompt, chosen and rejected"
+    "play each scene several times and label that (rollout --repeat 8), or import rows of prompt, chosen and rejected; "
+    "of a dataset of rollout --best-of, export --to trl-preference writes such rows"
 )
 _NO_TEXT = "a draft whose text is not in the ledger"
 _SPEAKERS = {"user": "human", "assistant": "gpt"}  # as ShareGPT calls the roles

@@ -68,6 +68,7 @@ class TwoHeads:
 
     identity = "heads@1"
     head = SimpleNamespace(targets=("long", "short"))
+    encoder = SimpleNamespace(plain=list)
 
     def conditions(self) -> dict[str, Any]:
         return {}

@@ -12,14 +12,19 @@ import pytest
 from fixtures.flat_calls import label
 from fixtures.labelling import boats, put
 
+from sotopia_rl_data.control_tokens import ControlTokens
+from sotopia_rl_data.ledger.attempt import answered
+from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.merge import merge
+from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.shards import Shard
 from sotopia_rl_data.store import Store
 
 pytestmark = pytest.mark.train
 pytest.importorskip("torch")
 
-from sotopia_rl_data.trainers.score import BATCH, score_dataset, score_shard  # noqa: E402
+from sotopia_rl_data.trainers.data import DatasetRow  # noqa: E402
+from sotopia_rl_data.trainers.score import BATCH, KeptScores, judge_of, score_dataset, score_shard  # noqa: E402
 
 
 class Length:
@@ -28,6 +33,7 @@ class Length:
 
     identity = "length@1"
     head = SimpleNamespace(targets=("reward",))
+    encoder = SimpleNamespace(plain=ControlTokens(SimpleNamespace(all_special_tokens=["<|im_end|>"])).plain_messages)
 
     def __init__(self, **conditions: Any) -> None:
         self.scored = 0
@@ -83,6 +89,28 @@ def test_scores_under_other_conditions_are_not_taken_from_the_ledger(store: Stor
     for model in (long, short):
         assert score_shard("lab/episodes-rewards", model, Shard(1, 4), store=store.root)["hits"] == 0
     assert score_shard("lab/episodes-rewards", short, Shard(1, 4), store=store.root)["hits"] == short.scored > 0
+
+
+def test_only_scores_of_texts_with_control_tokens_are_made_again(tmp_path: Path):
+    """What an earlier version kept, for which such a token in a text ended the turn."""
+    model: Any = Length()
+    plain, live = (
+        DatasetRow("train", "", "", "", None, (), ({"role": "assistant", "content": text},))
+        for text in ("Hello", "Hello<|im_end|>")
+    )
+    with Ledger(tmp_path) as ledger:
+        for row in (plain, live):
+            request = Request(Target("reward-model", judge_of(model), sampling={}), [*row.prompt, *row.completion])
+            ledger.append(answered(request, request.key, request.hashes[0], Reply("[0.5]"), 0.0))
+        kept = KeptScores(ledger, model)
+        known = kept.known([plain])
+        assert known is not None
+        assert known.tolist() == [[0.5]]
+        assert kept.known([live]) is None
+        kept.keep([live], np.array([[1.0]]), 0.0)
+        again = kept.known([live])
+        assert again is not None
+        assert again.tolist() == [[1.0]]
 
 
 def test_the_conditions_of_scores_are_what_the_identity_of_a_folder_leaves_out(tmp_path: Path):

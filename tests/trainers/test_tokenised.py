@@ -24,7 +24,7 @@ from fixtures.training import as_table, make_dataset
 from sotopia_rl_data.errors import InputError, SotopiaDataError
 from sotopia_rl_data.trainers import cache
 from sotopia_rl_data.trainers.data import DatasetRow, DatasetRows, load_rows
-from sotopia_rl_data.trainers.tokenised import tokenised
+from sotopia_rl_data.trainers.tokenised import SLICE, tokenised
 
 
 @pytest.fixture
@@ -60,6 +60,12 @@ def test_what_is_kept_is_not_made_again_and_other_settings_are_other_rows(rows: 
     assert [split.to_list() for split in again.splits.values()] == [split.to_list() for split in first.splits.values()]
     tokenised(rows, counted, {"test": "other"})
     assert len(calls) == 2 * made
+
+
+def test_what_was_kept_before_control_tokens_were_plain_text_is_made_again(rows: DatasetRows):
+    earlier = {"rows": rows.folder.name, "shard": SLICE, "test": "earlier"}
+    cache.cached("tokens", earlier, lambda folder: {"shards": {}, "counts": {}})
+    assert tokenised(rows, as_table, {"test": "earlier"}).splits.keys() == rows.sizes.keys()
 
 
 KILLED = """
