@@ -3,7 +3,9 @@
 Which two those are is the exporters' rule (`trl-preference`). They are found over the rows that a run may use, once,
 and kept in the cache as an index like that of the rows: the rows 2k and 2k + 1 of a split are the chosen and the
 rejected completion of one prompt. In place of their episodes, which may be two, stands the prompt's hash, so that
-whatever keeps episodes whole keeps pairs together. Tokenised, they are what TRL makes of such messages. No torch here.
+whatever keeps episodes whole keeps pairs together. Episodes of one scene open with the same prompt, and may be in
+several splits: such a prompt makes a pair in the first of them, so that what is trained on is not held out. Tokenised,
+pairs are what TRL makes of such messages. No torch here.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sotopia_rl_data.errors import UsageError
@@ -25,12 +28,10 @@ from sotopia_rl_data.trainers.cache import cached
 from sotopia_rl_data.trainers.data import DatasetRow, DatasetRows, check_splits
 from sotopia_rl_data.trainers.encoding import Dialogues, Encoded, Encoder, cuts_of_all, without_turns
 from sotopia_rl_data.trainers.reward_model.tree import shared_prefix
-from sotopia_rl_data.trainers.row_index import schema, split_file
+from sotopia_rl_data.trainers.row_index import memory_mapped, schema, split_file
 from sotopia_rl_data.trainers.tokenised import tokenised
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+ELSEWHERE = "of a prompt that an earlier split has a pair of"
 _MEMORY = "2GB"
 
 
@@ -39,12 +40,14 @@ def paired(data: DatasetRows, evaluating: bool) -> DatasetRows:
 
     Raises UsageError where there is no pair to train on, or, `evaluating`, none that is held out.
     """
-    folder, facts = cached("pairs", {"rows": data.folder.name}, lambda unfinished: _write_pairs(unfinished, data))
+    key = {"rows": data.folder.name, "prompts": "in one split"}
+    folder, facts = cached("pairs", key, lambda unfinished: _write_pairs(unfinished, data))
+    found, elsewhere = 2 * sum(facts["pairs"].values()), 2 * facts["elsewhere"]
     pairs = replace(
         data,
         folder=folder,
         sizes={split: 2 * count for split, count in facts["pairs"].items()},
-        dropped={**data.dropped, NO_PAIR: len(data) - 2 * sum(facts["pairs"].values())},
+        dropped={**data.dropped, ELSEWHERE: elsewhere, NO_PAIR: len(data) - found - elsewhere},
     )
     if not facts["pairs"]:
         raise UsageError(
@@ -52,26 +55,34 @@ def paired(data: DatasetRows, evaluating: bool) -> DatasetRows:
             "prefer.",
             PAIRS_FROM,
         )
-    check_splits(pairs, pairs.sizes, evaluating, lacks="has no prompt with several completions of different rewards")
+    lacks = "has no prompt with several completions of different rewards"
+    check_splits(pairs, pairs.sizes, evaluating, f"{lacks} that is not trained on" if elsewhere else lacks)
     return pairs
 
 
-def _write_pairs(folder: Path, data: DatasetRows) -> dict[str, dict[str, int]]:
-    """Write the index of the pairs of each split; how many there are."""
+def _write_pairs(folder: Path, data: DatasetRows) -> dict[str, Any]:
+    """Write the index of the pairs of each split; how many there are, and how many were left out since an earlier split
+    has a pair of the same prompt."""
     from sotopia_rl_data.query import unlocked
 
-    counts = Counter[str]()
+    counts, elsewhere = Counter[str](), 0
+    taken = pa.table({"episode_id": pa.array([], pa.string())})
     with unlocked(_MEMORY) as connection:
         names = [str(file.resolve()) for file in data.files]
         connection.register("files", pa.table({"number": pa.array(range(len(names)), pa.int32()), "name": names}))
         for split in [name for name in SPLITS if name in data.sizes]:
             connection.register("chosen_rows", data.index(split))
+            connection.register("taken", taken)
             found = connection.sql(_SELECT, params=[names]).to_arrow_reader(1024)
             with pa.ipc.new_stream(split_file(folder, split), schema(0)) as writer:
-                for batch in _batches(found, split):
-                    writer.write_batch(batch)
-                    counts[split] += batch.num_rows // 2
-    return {"pairs": {split: count for split, count in counts.items() if count}}
+                for pairs in found:
+                    own = pairs.filter(pc.is_null(pairs.column("taken_before")))
+                    if own.num_rows:
+                        writer.write_batch(_as_index(own.drop_columns("taken_before"), split))
+                    counts[split] += own.num_rows
+                    elsewhere += pairs.num_rows - own.num_rows
+            taken = pa.concat_tables([taken, memory_mapped(split_file(folder, split)).select(["episode_id"])])
+    return {"pairs": {split: count for split, count in counts.items() if count}, "elsewhere": elsewhere}
 
 
 # Texts are hashed before they are grouped, and only those of prompts that come twice: in memory they would be too many.
@@ -82,32 +93,32 @@ _SELECT = f"""
         JOIN read_parquet(?, filename = true, file_row_number = true) t
           ON t.filename = f.name AND t.file_row_number = i.row
     ), several AS (SELECT prompt FROM texts GROUP BY prompt HAVING count(*) > 1)
-    SELECT prompt, chosen, rejected FROM (
+    SELECT prompt, chosen, rejected, taken_before FROM (
         {best_and_worst("(FROM texts SEMI JOIN several USING (prompt))", "ROW(file, row, reward, environment_id)")}
-    ) ORDER BY chosen"""
+    ) LEFT JOIN (SELECT DISTINCT episode_id AS prompt, true AS taken_before FROM taken) USING (prompt)
+    ORDER BY chosen"""
 
 
-def _batches(found: pa.RecordBatchReader, split: str) -> Iterator[pa.RecordBatch]:
-    """The pairs that were selected, as batches of the index."""
-    for batch in found:
-        prompt, *both = batch.columns
-        order = np.arange(2 * len(prompt)).reshape(2, -1).T.ravel()  # the first chosen, the first rejected, …
-        places = [[one.field(k) for k in range(4)] for one in both]
-        file, row, reward, environment = (
-            pa.concat_arrays([chosen, rejected]).take(pa.array(order)) for chosen, rejected in zip(*places, strict=True)
-        )
-        known = {
-            "split": pa.array([split] * len(order)),
-            "episode_id": prompt.take(pa.array(order % len(prompt))),
-            "environment_id": environment,
-            "file": file,
-            "row": row,
-            "reward": reward,
-        }
-        arrays = [
-            known[one.name].cast(one.type) if one.name in known else pa.nulls(len(order), one.type) for one in schema(0)
-        ]
-        yield pa.record_batch(arrays, schema(0))
+def _as_index(pairs: pa.RecordBatch, split: str) -> pa.RecordBatch:
+    """The pairs that were selected, as rows of the index."""
+    prompt, *both = pairs.columns
+    order = np.arange(2 * len(prompt)).reshape(2, -1).T.ravel()  # the first chosen, the first rejected, …
+    places = [[one.field(k) for k in range(4)] for one in both]
+    file, row, reward, environment = (
+        pa.concat_arrays([chosen, rejected]).take(pa.array(order)) for chosen, rejected in zip(*places, strict=True)
+    )
+    known = {
+        "split": pa.array([split] * len(order)),
+        "episode_id": prompt.take(pa.array(order % len(prompt))),
+        "environment_id": environment,
+        "file": file,
+        "row": row,
+        "reward": reward,
+    }
+    arrays = [
+        known[one.name].cast(one.type) if one.name in known else pa.nulls(len(order), one.type) for one in schema(0)
+    ]
+    return pa.record_batch(arrays, schema(0))
 
 
 def tokenised_pairs(data: DatasetRows, encoder: Encoder, show: bool = False) -> Dialogues:

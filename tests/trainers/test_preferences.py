@@ -37,7 +37,7 @@ from sotopia_rl_data.store import Store
 from sotopia_rl_data.trainers.config import PolicyDPOConfig, configure
 from sotopia_rl_data.trainers.data import DatasetRow, load_rows
 from sotopia_rl_data.trainers.encoding import Encoder
-from sotopia_rl_data.trainers.pairs import encoded_pairs, paired, tokenised_pairs
+from sotopia_rl_data.trainers.pairs import ELSEWHERE, encoded_pairs, paired, tokenised_pairs
 from sotopia_rl_data.trainers.preferences import build_dpo_trainer
 
 torch.set_num_threads(1)
@@ -87,6 +87,25 @@ def test_a_pair_is_the_best_and_the_worst_completion_of_a_prompt_as_they_are_exp
         exported = [json.loads(line) for line in (tmp_path / "out" / f"{split}.jsonl").read_text().splitlines()]
         assert sorted(found, key=str) == sorted(exported, key=str)
         assert all(best.prompt == worst.prompt for best, worst in zip(rows[::2], rows[1::2], strict=True))
+
+
+def test_a_prompt_of_two_splits_is_trained_on_and_not_held_out(root: Path):
+    """Episodes of five scenes are in both; those of the others are held out."""
+
+    def by_episode(row: dict[str, Any]) -> str:
+        number = int(row["episode_id"].removeprefix("ep-"))
+        return "train" if number % 10 < 5 and number < 100 else "validation"
+
+    make_dataset(root, "toys/by-episode", episodes=200, environments=10, turns=1, splits=by_episode)
+    rows = load_rows("toys/by-episode", store=root, split_by="stored")
+    pairs = paired(rows, evaluating=True)
+    prompts = {split: set(pairs.index(split)["episode_id"].to_pylist()) for split in pairs.sizes}
+    assert not prompts["train"] & prompts["validation"]
+    assert pairs.counts() == {"train": 10, "validation": 10, "test": 0}
+    assert pairs.dropped[ELSEWHERE] == 10
+    make_dataset(root, "toys/scene", episodes=80, environments=1, turns=1, splits=lambda row: "train")
+    with pytest.raises(UsageError, match=r"validation split of toys/scene has no prompt .* that is not trained on"):
+        paired(load_rows("toys/scene", store=root), evaluating=True)
 
 
 def test_trl_is_given_the_tokens_that_it_would_make_of_the_messages(root: Path):
