@@ -13,7 +13,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from fixtures.screens import show
+from fixtures.screens import plain, show
 
 from sotopia_rl_data.cli import program
 from sotopia_rl_data.errors import SotopiaDataError
@@ -421,7 +421,7 @@ def test_commands_in_hints_have_the_store_that_was_named_and_names_of_commands_s
     show("import", "--name", "demo/e", "--store", str(store))
 
     def hint(*words: str) -> str:
-        return show(*words, "--store", str(store), columns=500).err.partition(" hint: ")[2].strip()
+        return plain(show(*words, "--store", str(store), columns=500).err).partition(" hint: ")[2].strip()
 
     assert hint("report", "demo/e@v1.0.0", "-o", "r.html") == (
         f"label it first: sotopia-rl-data label demo/e --judge gpt-4o --store '{store}'"
@@ -430,6 +430,6 @@ def test_commands_in_hints_have_the_store_that_was_named_and_names_of_commands_s
         f"list the ids: sotopia-rl-data query demo/e@v1.0.0 \"SELECT episode_id FROM episodes\" --store '{store}'"
     )
     assert hint("compare", "demo/e", "--evaluator", "none").count("--store") == 0
-    assert show("shwo").err.partition(" hint: ")[2] == "did you mean `sotopia-rl-data show`?\n"
+    assert plain(show("shwo").err).partition(" hint: ")[2] == "did you mean `sotopia-rl-data show`?\n"
     relative = show("import", "--name", "demo/e", "--store", "nowhere", "--json", "none.jsonl").err
     assert "--store" not in relative  # `import --help` needs none
