@@ -7,6 +7,7 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # in this process; those that talk to the te
 os.environ["SOTOPIA_RL_DATA_CONFIG"] = ""  # the defaults of whoever runs the tests are not read
 # as where the environment is activated; tests of how the program spells itself elsewhere say so
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs ignore it, and tests press Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core
 
