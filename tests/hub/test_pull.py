@@ -157,7 +157,8 @@ def test_a_mistyped_name_is_answered_with_the_store_s_own_and_the_hint_ends_with
     assert (
         "has no dataset 'lab/mistypd' (did you mean 'lab/mistyped'?). The Hub has no dataset lab/mistypd" in refused.err
     )
-    assert refused.err.strip().endswith("; or write lab/mistyped, or see sotopia-rl-data list")
+    hint = f"; or write lab/mistyped, or see sotopia-rl-data list --store {mine.root}"
+    assert refused.err.strip().endswith(hint)
 
 
 def test_a_bare_name_is_never_looked_for_on_the_hub(hub, mine):
