@@ -98,7 +98,7 @@ import numpy as np
 from sotopia_rl_data.trainers.score import score_dataset
 
 class Counting:
-    identity, head = "counting@1", SimpleNamespace(targets=("reward",))
+    identity, head, encoder = "counting@1", SimpleNamespace(targets=("reward",)), SimpleNamespace(plain=list)
     def conditions(self):
         return {}
     def score_heads(self, dialogues):
