@@ -14,6 +14,7 @@ turn. The history keeps the policy's words as it wrote them, where `rollout` sho
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ def episodes(plan: RolloutPlan, rewards: TurnRewards, partners: Partners | None 
 
     def play(prompts: Sequence[str], trainer: Any) -> dict[str, Any]:
         _check_processes(trainer)
+        one_each = [1] if _takes_number(trainer) else []
         tables.extend(Table(plan, rewards, partners) for _ in range(len(prompts) - len(tables)))
         control = ControlTokens(trainer.processing_class)
         played = [_Played(table, trainer.processing_class, control) for table in tables[: len(prompts)]]
@@ -50,7 +52,7 @@ def episodes(plan: RolloutPlan, rewards: TurnRewards, partners: Partners | None 
             list(at_once.map(_Played.begin, played, map(int, prompts)))
             while waiting := [one for one in played if one.sees_more()]:
                 texts = [one.prompt + one.completion for one in waiting]
-                said, logprobs = trainer._generate_single_turn(texts, None, {}, 1)  # by vLLM, where TRL uses it
+                said, logprobs = trainer._generate_single_turn(texts, None, {}, *one_each)  # by vLLM, where TRL uses it
                 list(at_once.map(_Played.act, waiting, said, logprobs or [None] * len(said)))
         return {
             "prompt_ids": [one.prompt for one in played],
@@ -66,6 +68,17 @@ def episodes(plan: RolloutPlan, rewards: TurnRewards, partners: Partners | None 
 def episode_return(turn_rewards: Sequence[Sequence[float | None]], **columns: Any) -> list[float | None]:
     """The reward of each episode: the sum of its turns' rewards; None where one is missing, or it has none."""
     return [None if not one or None in one else sum(filter(None, one)) for one in turn_rewards]
+
+
+def _takes_number(trainer: Any) -> bool:
+    """Whether the generation takes the number of completions of a prompt. Older versions of TRL do not: with vLLM they
+    make as many as the trainer's, so that is refused."""
+    takes = "num_generations" in inspect.signature(trainer._generate_single_turn).parameters
+    if trainer.use_vllm and not takes:
+        raise UsageError(
+            "This version of TRL cannot generate one turn of an episode with vLLM.", "install trl 1.16 or a later one"
+        )
+    return takes
 
 
 def _check_processes(trainer: Any) -> None:
