@@ -32,7 +32,8 @@ Run = Callable[..., tuple[int, Any, str]]
 def kept(tmp_path: Path) -> Path:
     """The store, to be written to."""
     with tarfile.open(MADE / "store.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 and later
+        archive.extractall(tmp_path)
     return tmp_path / "store"
 
 
