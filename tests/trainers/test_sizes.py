@@ -62,7 +62,7 @@ def test_five_times_as_many_utterances_take_no_more_memory(tmp_path: Path):
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     few, many = json.loads(done.stdout.splitlines()[-1])
-    assert many - few < 75
+    assert many - few < 120  # 56 to 94 as allocators please; 16,000 rows as Python objects took 150 (9.6 kB each)
 
 
 @pytest.mark.long
