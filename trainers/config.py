@@ -25,7 +25,7 @@ PACKINGS = ("auto", "tree", "none")
 ATTENTIONS = ("prefix_tree", "flex_attention")
 SPLIT_BY = ("dataset", "grouped")
 BELOW_GROUP = "below"  # truncated_reward: the minimum of the group minus its spread
-GREATER_IS_BETTER = ("r2", "pearson", "spearman", "accuracy", "margin")
+GREATER_IS_BETTER = ("r2", "pearson", "spearman", "pair_accuracy")
 
 
 @dataclass
@@ -174,14 +174,8 @@ class PolicyDPOConfig(CommonFields, DPOConfig):  # type: ignore[misc]  # mypy sk
     save_total_limit: int | None = 2
     load_best_model_at_end: bool = True
     metric_for_best_model: str | None = "loss"
-    greater_is_better: bool | None = None  # None: decided by the metric's name
     patience: int | None = field(default=None, metadata={"help": "Stop after this many evaluations without a gain."})
     resamples: int = field(default=200, metadata={"help": "Bootstrap resamples for each interval; 0: no intervals."})
-
-    def __post_init__(self) -> None:
-        if self.greater_is_better is None:
-            self.greater_is_better = str(self.metric_for_best_model).endswith(GREATER_IS_BETTER)
-        super().__post_init__()
 
 
 @dataclass
