@@ -292,11 +292,11 @@ def check_splits(data: DatasetRows, splits: Collection[str], evaluating: bool, l
     Where nothing can be held out and no evaluation is asked for, logs a warning. `lacks` says what a split is that has
     none.
     """
-    name = data.pinned.ref
+    name, can_regroup = data.pinned.ref, data.splits_by == "dataset"
     if "train" not in splits:
         raise UsageError(
             f"The train split of {name} {lacks}.",
-            "give a wider --where, or divide the rows anew with --set split_by=grouped",
+            "give a wider --where" + (", or divide the rows anew with --set split_by=grouped" if can_regroup else ""),
         )
     if data.splits_by == "none":
         reason = f"{name} has no splits, and its rows are not of several environments or episodes to divide them by"
@@ -309,5 +309,6 @@ def check_splits(data: DatasetRows, splits: Collection[str], evaluating: bool, l
     elif "validation" not in splits and evaluating:
         raise UsageError(
             f"The validation split of {name} {lacks}, so the best checkpoint could not be chosen.",
-            "--set split_by=grouped divides it by environment; --set eval_strategy=no trains without evaluating",
+            ("--set split_by=grouped divides it by environment; " if can_regroup else "")
+            + "--set eval_strategy=no trains without evaluating",
         )

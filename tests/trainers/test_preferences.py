@@ -104,8 +104,9 @@ def test_a_prompt_of_two_splits_is_trained_on_and_not_held_out(root: Path):
     assert pairs.counts() == {"train": 10, "validation": 10, "test": 0}
     assert pairs.dropped[ELSEWHERE] == 10
     make_dataset(root, "toys/scene", episodes=80, environments=1, turns=1, splits=lambda row: "train")
-    with pytest.raises(UsageError, match=r"validation split of toys/scene has no prompt .* that is not trained on"):
+    with pytest.raises(UsageError, match=r"validation split of toys/scene has no prompt .* not trained on") as refused:
         paired(load_rows("toys/scene", store=root), evaluating=True)
+    assert refused.value.hint == "--set eval_strategy=no trains without evaluating"
 
 
 def test_trl_is_given_the_tokens_that_it_would_make_of_the_messages(root: Path):
