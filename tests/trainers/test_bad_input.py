@@ -108,6 +108,19 @@ BAD = [
 ]  # fmt: skip
 
 
+def check_refused(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int, said: str, hint: str) -> None:
+    """The command ends with this code, one sentence and one hint."""
+    with pytest.raises(SystemExit) as ended:
+        program.main(arguments)
+    told = capsys.readouterr().err
+    (sentence,) = [line for line in told.splitlines() if line.startswith("error: ")]
+    (advice,) = [line for line in told.splitlines() if line.startswith(" hint: ")]
+    assert ended.value.code == code
+    assert said in sentence
+    assert hint in advice
+    assert "Traceback" not in told
+
+
 @pytest.mark.parametrize(("command", "code", "said", "hint"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
 def test_bad_input_is_a_sentence_a_hint_and_an_exit_code(
     root: Path,
@@ -124,15 +137,8 @@ def test_bad_input_is_a_sentence_a_hint_and_an_exit_code(
     options = {"--dataset": "toys/rewards", "--model": "./model", "--preset": "tiny", "--output": str(tmp_path / "out")}
     options |= {"--reward-model": "./rm"} if trainer == "grpo" else {}
     options |= dict(zip(given[::2], given[1::2], strict=True))
-    with pytest.raises(SystemExit) as ended:
-        program.main(["train", trainer, "--store", "store", *(part for option in options.items() for part in option)])
-    told = capsys.readouterr().err
-    (sentence,) = [line for line in told.splitlines() if line.startswith("error: ")]
-    (mended,) = [line for line in told.splitlines() if line.startswith(" hint: ")]
-    assert ended.value.code == code
-    assert said in sentence
-    assert hint in mended
-    assert "Traceback" not in told
+    arguments = ["train", trainer, "--store", "store", *(part for option in options.items() for part in option)]
+    check_refused(arguments, capsys, code, said, hint)
     assert not list(tmp_path.rglob("run.json")) + list(tmp_path.rglob("*.safetensors"))
 
 
@@ -158,12 +164,7 @@ def test_bad_input_of_score_is_a_sentence_a_hint_and_an_exit_code_and_makes_no_v
     hint: str,
 ):
     monkeypatch.chdir(root)
-    with pytest.raises(SystemExit) as ended:
-        program.main(["score", *given.split(), "--store", "store", "--out", "toys/scored"])
-    told = capsys.readouterr().err
-    (sentence,) = [line for line in told.splitlines() if line.startswith("error: ")]
-    (mended,) = [line for line in told.splitlines() if line.startswith(" hint: ")]
-    assert (ended.value.code, said in sentence, hint in mended, "Traceback" in told) == (code, True, True, False), told
+    check_refused(["score", *given.split(), "--store", "store", "--out", "toys/scored"], capsys, code, said, hint)
     assert not Path("store/toys/scored").exists()
 
 
