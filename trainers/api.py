@@ -194,11 +194,14 @@ def train_grpo(config: PolicyGRPOConfig) -> dict[str, Any]:
 class TrainingRun:
     """What the trainers have in common: a run's configuration, rows, folder and record.
 
-    The lengths in `config` are lowered to the model's context. `callbacks` write into the folder during the training.
-    Raises NotFound, UsageError and InputError for what cannot be trained on, resumed or released.
+    The lengths in `config` are lowered to the model's context. `callbacks` write into the folder during the training,
+    and end it where nothing is gained. Raises NotFound, UsageError and InputError for what cannot be trained on,
+    resumed or released.
     """
 
     def __init__(self, config: TrainerConfig, *, need_reward: bool, targets: Sequence[str] = ()) -> None:
+        from transformers import EarlyStoppingCallback
+
         from sotopia_rl_data.trainers.callbacks import CheckpointRecord, MetricsFile
         from sotopia_rl_data.trainers.data import load_rows
         from sotopia_rl_data.trainers.modeling import bound_to_context
@@ -229,7 +232,9 @@ class TrainingRun:
         record = {"kind": config.kind, "model": config.model, "dataset": asdict(self.data.pinned), "config": fixed}
         self.folder.check_resumable(config.resume, record)
         self.checkpoint = self.folder.last_checkpoint() if config.resume else None
-        self.callbacks = [MetricsFile(self.folder), CheckpointRecord(record)]
+        self.callbacks: list[Any] = [MetricsFile(self.folder), CheckpointRecord(record)]
+        if getattr(config, "patience", None) and config.eval_strategy != "no":
+            self.callbacks.append(EarlyStoppingCallback(config.patience))
 
     def dialogues(self, tokenizer: Any, max_length: int | None) -> Dialogues:
         """What a policy is trained on: the rows whose prompts fit, by split. Raises as `check_splits` does."""

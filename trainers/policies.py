@@ -17,9 +17,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import pyarrow.compute as pc
-from transformers import EarlyStoppingCallback
 from trl import SFTTrainer
 
 from sotopia_rl_data.errors import BadAnswer, InputError, UsageError
@@ -42,6 +39,7 @@ from sotopia_rl_data.trainers.policy_trainer import PolicyTrainer
 from sotopia_rl_data.trainers.reward_model.model import RewardModel
 from sotopia_rl_data.trainers.reward_server import RewardServer, is_server
 from sotopia_rl_data.trainers.rewards import Reward, named_rewards, valid_action
+from sotopia_rl_data.trainers.tokenised import lengths_of
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +50,6 @@ def build_sft_trainer(
     """TRL's trainer for behaviour cloning on the train and validation rows. Raises NotFound, UsageError."""
     if config.load_best_model_at_end:  # the loss is the only metric by which TRL can choose the best step
         one_of("metric_for_best_model", str(config.metric_for_best_model).removeprefix("eval_"), ["loss"])
-    stop = [EarlyStoppingCallback(config.patience)] if config.patience and config.eval_strategy != "no" else []
     model = load_causal(config)
     check_one_gpu(config)
     if "labels" in dialogues.splits["train"].column_names:  # they are as TRL would make them, and would copy them
@@ -65,11 +62,10 @@ def build_sft_trainer(
             eval_dataset=dialogues.splits.get("validation"),
             processing_class=tokenizer,
             peft_config=lora_config(config, "CAUSAL_LM"),
-            callbacks=[*stop, *callbacks],
+            callbacks=list(callbacks),
         )
     if config.tokens_per_device_batch:
-        ids = trainer.train_dataset.select_columns("input_ids").with_format("arrow")[:].column("input_ids")
-        lengths = pc.list_value_length(ids).to_numpy().astype(np.int64)
+        lengths = lengths_of(trainer.train_dataset, "input_ids")
         batches = filled(lengths, config.tokens_per_device_batch, is_padded=True, seed=config.seed)
         trainer.train_dataset = FilledRows(trainer.train_dataset, batches)
         trainer.data_collator = FlatBatch(trainer.data_collator)

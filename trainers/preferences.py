@@ -13,15 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import EarlyStoppingCallback
 from trl import DPOTrainer
 from trl.trainer.utils import selective_log_softmax, use_adapter
 
@@ -30,6 +27,7 @@ from sotopia_rl_data.trainers.config import PolicyDPOConfig, one_of
 from sotopia_rl_data.trainers.encoding import Dialogues
 from sotopia_rl_data.trainers.modeling import check_one_gpu, settings_errors
 from sotopia_rl_data.trainers.policies import load_policy
+from sotopia_rl_data.trainers.tokenised import lengths_of
 
 MEASURED = ("loss", "accuracy", "margin")
 WITH_INTERVAL = ("accuracy", "margin")
@@ -120,9 +118,8 @@ class PreferenceMetrics:
         return measured
 
     def _interval(self, values: NDArray[np.float64]) -> tuple[float, float] | None:
-        mean = partial(np.average, values)
         return stats.bootstrap_interval(
-            lambda weights: float(mean(weights=weights)),
+            lambda weights: float(np.average(values, weights=weights)),
             range(len(values)),
             resamples=self.resamples,
             seed=self.seed,
@@ -135,7 +132,6 @@ def build_dpo_trainer(
     """TRL's DPO trainer over the train and validation pairs. Raises NotFound, UsageError."""
     if config.load_best_model_at_end:
         one_of("metric_for_best_model", str(config.metric_for_best_model).removeprefix("eval_"), MEASURED)
-    stop = [EarlyStoppingCallback(config.patience)] if config.patience and config.eval_strategy != "no" else []
     policy, lora = load_policy(config)
     check_one_gpu(config)
     train = pairs.splits["train"]
@@ -147,7 +143,7 @@ def build_dpo_trainer(
             eval_dataset=pairs.splits.get("validation"),
             processing_class=tokenizer,
             peft_config=lora,
-            callbacks=[*stop, *callbacks],
+            callbacks=list(callbacks),
         )
     trainer.compute_metrics = PreferenceMetrics(config, prefers_longer(train))
     return trainer
@@ -155,6 +151,4 @@ def build_dpo_trainer(
 
 def prefers_longer(pairs: Any) -> bool:
     """Whether the chosen completion is more often the longer one of a pair than the shorter one."""
-    table = pairs.select_columns(["chosen_ids", "rejected_ids"]).with_format("arrow")[:]
-    lengths = [pc.list_value_length(table.column(name)).to_numpy() for name in ("chosen_ids", "rejected_ids")]
-    return bool(np.sign(lengths[0] - lengths[1]).sum() >= 0)
+    return bool(np.sign(lengths_of(pairs, "chosen_ids") - lengths_of(pairs, "rejected_ids")).sum() >= 0)

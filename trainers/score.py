@@ -248,7 +248,7 @@ class MadeKeys:
     def next(self, prompt: Iterable[Any], completion: Iterable[Any]) -> tuple[str, str, int]:
         """(episode_id, agent, turn) of the next row, which has these messages."""
         episode = _episode(prompt, completion)
-        turn = self._seen[episode] if episode in self.repeated else 0
+        turn = self._seen[episode]
         if episode in self.repeated:
             self._seen[episode] += 1
         return episode, "assistant", turn

@@ -22,8 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.ipc
+from numpy.typing import NDArray
 
 from sotopia_rl_data.control_tokens import RULE
 from sotopia_rl_data.errors import SotopiaDataError
@@ -84,6 +87,13 @@ def tokenised(
     for split, names in facts["shards"].items():
         splits[split] = concatenate_datasets([Dataset.from_file(str(folder / f"{name}.arrow")) for name in names])
     return Tokenised(splits, facts["counts"])
+
+
+def lengths_of(rows: Dataset, column: str) -> NDArray[np.int64]:
+    """[N] the tokens of each row in a column of token ids."""
+    ids = rows.select_columns(column).with_format("arrow")[:].column(column)
+    lengths: NDArray[np.int64] = pc.list_value_length(ids).to_numpy().astype(np.int64)
+    return lengths
 
 
 def _write(work: _Work, show: bool) -> dict[str, dict[str, Any]]:

@@ -250,20 +250,10 @@ def test_what_an_earlier_run_logged_is_not_the_new_ones(tmp_path: Path):
 
 def test_patience_is_of_no_account_where_nobody_looks(tmp_path: Path):
     """As `--preset default --set eval_strategy=no` has it."""
-    from sotopia_rl_data.trainers.config import RMConfig, configure
-    from sotopia_rl_data.trainers.data import load_rows
-    from sotopia_rl_data.trainers.reward_model.rows import prepare
-    from sotopia_rl_data.trainers.reward_model.trainer import build_trainer, load_model
-
-    options = {
-        "model": toy_model(tmp_path / "model"),
-        "output_dir": str(tmp_path / "out"),
-        "use_cpu": True,
-        "bf16": False,
-    }
-    config = configure(RMConfig, preset="default", options=options, settings=["eval_strategy=no", "max_steps=1"])
-    prepared = prepare(load_rows(make_dataset(tmp_path), store=tmp_path), config)
-    build_trainer(config, prepared, load_model(config, prepared)).train()
+    model, dataset = toy_model(tmp_path / "model"), make_dataset(tmp_path)
+    settings = ["use_cpu=true", "bf16=false", "eval_strategy=no", "max_steps=1"]
+    record = train_rm(dataset, model, tmp_path / "out", preset="default", store=str(tmp_path), settings=settings)
+    assert record["config"]["patience"]
 
 
 def test_the_best_checkpoint_is_kept_and_training_stops_when_nothing_gets_better(store: Path, tmp_path: Path):

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
@@ -26,7 +25,7 @@ from sotopia_rl_data.trainers.modeling import fingerprint
 from sotopia_rl_data.trainers.reward_model.attention import tree_inputs
 from sotopia_rl_data.trainers.reward_model.head import RewardHead, fit
 from sotopia_rl_data.trainers.reward_model.tree import pack, packed_size, shared_prefix
-from sotopia_rl_data.trainers.tokenised import tokenised
+from sotopia_rl_data.trainers.tokenised import lengths_of, tokenised
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -176,8 +175,7 @@ class StoredUtterances:
 
     def lengths(self) -> NDArray[np.int64]:
         """The tokens of each utterance."""
-        lengths: NDArray[np.int64] = pc.list_value_length(self.numbers("ids").column("ids")).to_numpy().astype(np.int64)
-        return lengths
+        return lengths_of(self._data, "ids")
 
 
 @dataclass(frozen=True, slots=True)

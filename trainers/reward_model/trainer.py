@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, EarlyStoppingCallback, Trainer, set_seed
+from transformers import AutoModelForSequenceClassification, Trainer, set_seed
 
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.trainers.config import RMConfig, one_of
@@ -254,7 +254,6 @@ def build_trainer(
         sizes = stored.row_sizes() if packed else stored.lengths()
         batches = filled(sizes, config.tokens_per_device_batch, is_padded=not packed, seed=config.seed)
         train = FilledRows(train, batches, one_row)
-    stop = [EarlyStoppingCallback(config.patience)] if config.patience and config.eval_strategy != "no" else []
     with settings_errors():
         trainer = RewardTrainer(
             model=model,
@@ -263,7 +262,7 @@ def build_trainer(
             train_dataset=train,
             eval_dataset=rows.get("validation"),
             processing_class=prepared.encoder.tokenizer,
-            callbacks=[*stop, *callbacks],
+            callbacks=list(callbacks),
             compute_metrics=RewardMetrics(prepared, config.resamples, config.seed),
         )
     trainer.all_rows = rows
