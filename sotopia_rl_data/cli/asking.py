@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +53,11 @@ kept = click.option(
     help="Where raw answers are kept.  [default: STORE/.ledger]",
 )
 again = click.option("--retry-failed", is_flag=True, help="Ask once more, and only, what was answered unusably before.")
+OF_CALLS = (
+    *("named", "keys", "extra", "temperature", "max_tokens", "concurrency", "rpm", "tpm", "timeout"),
+    *("dry_run", "budget", "prices", "retry_failed", "ledger"),
+)
+"""The parameters of `models`, `sampling`, `pace`, `costs`, `again` and `kept`."""
 
 
 def judges_option(also: str = "") -> Callable[[F], F]:
@@ -202,6 +207,15 @@ def is_from_file(name: str) -> bool:
 def is_given(name: str) -> bool:
     """Whether the command's option of this name was given with it."""
     return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def check_unread(unread: Container[str], why: str) -> None:
+    """Raises UsageError for an option that was given with the command and is among the `unread`; `why` goes on after
+    its flag."""
+    for option in click.get_current_context().command.params:
+        if option.name in unread and is_given(str(option.name)):
+            flag = option.opts[0]
+            raise UsageError(f"{flag} {why}.", f"leave {flag} out")
 
 
 # --- from options to what the library takes ---------------------------------------------------------------------------

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +17,8 @@ from sotopia_rl_data.hub.resolve import resolve
 
 if TYPE_CHECKING:
     from sotopia_rl_data.credit.bench import Bench
-    from sotopia_rl_data.store import Store
+    from sotopia_rl_data.labelers.wordings import JudgedEstimate
+    from sotopia_rl_data.store import Store, Version
 
 
 @click.group()
@@ -104,10 +107,14 @@ def credit_bench(games: str | None, count: int, wide: bool, store: Store, as_jso
     from sotopia_rl_data.credit.bench_page import write_bench
     from sotopia_rl_data.credit.checklist import checklist, markdown
     from sotopia_rl_data.credit.labelling import check_asked, estimate_games, label_games, loopback_labels
-    from sotopia_rl_data.credit.making import make_games
     from sotopia_rl_data.credit.planted import PLANTED
     from sotopia_rl_data.outputs import check_output
+    from sotopia_rl_data.store import Store
 
+    if games is not None:
+        asking.check_unread(("count",), f"makes games, and {games} is named")
+    if not options["judges"]:
+        asking.check_unread(asking.OF_CALLS, "is about calls of judges, and no --judge is named")
     ask_options = asking.ask_options(options)
     seed, loopback, dry = options["seed"], options["loopback"], options["dry_run"]
     planted = [kind for name in options["planted"] for kind in (PLANTED if name == "all" else (name,))]
@@ -122,22 +129,15 @@ def credit_bench(games: str | None, count: int, wide: bool, store: Store, as_jso
     if judges:
         with without_api_keys() if dry else nullcontext():
             check_asked(judges, asked, sampling)
-    if games is None:
-        with console.progress("playing", "game") as advance:
-            version = make_games(store, "credit/games", count, seed, progress=advance).version
-    else:
-        version = resolve(store, games)
-    check_bench(version, labels)
-    if dry:
-        with console.progress("counting", "call") as advance:
-            told = replace(ask_options, progress=advance)
-            estimates = estimate_games(store, version, judges, asked, told, sampling)
-        if as_json:
-            console.emit_json({name: estimate.as_dict() for name, estimate in estimates.items()})
-        for name, estimate in () if as_json else estimates.items():
-            console.note(f"{name}:")
-            asking.show_estimate(estimate, in_batches=False)
-        return
+    with TemporaryDirectory(prefix="sotopia-rl-data-") as scratch:  # a dry run keeps no games
+        version = _games(Store(Path(scratch)) if dry and games is None else store, games, count, seed)
+        check_bench(version, labels)
+        if dry:
+            with console.progress("counting", "call") as advance:
+                told = replace(ask_options, progress=advance)
+                estimates = estimate_games(store, version, judges, asked, told, sampling)
+            _show_estimates(estimates, as_json)
+            return
     if judges:
         with asking.progress("labelling", "call", ask_options, as_json) as watched:
             labels += label_games(store, version, judges, asked, watched, sampling)
@@ -156,6 +156,25 @@ def credit_bench(games: str | None, count: int, wide: bool, store: Store, as_jso
         click.echo(f"\n{markdown(points)}")
     if html is not None:
         console.note(f"written: {html}")
+
+
+def _games(store: Store, games: str | None, count: int, seed: int) -> Version:
+    """The games that are named, or as many as are made."""
+    from sotopia_rl_data.credit.making import make_games
+
+    if games is not None:
+        return resolve(store, games)
+    with console.progress("playing", "game") as advance:
+        return make_games(store, "credit/games", count, seed, progress=advance).version
+
+
+def _show_estimates(estimates: Mapping[str, JudgedEstimate], as_json: bool) -> None:
+    if as_json:
+        console.emit_json({name: estimate.as_dict() for name, estimate in estimates.items()})
+        return
+    for name, estimate in estimates.items():
+        console.note(f"{name}:")
+        asking.show_estimate(estimate, in_batches=False)
 
 
 _MOST_LINES = 40

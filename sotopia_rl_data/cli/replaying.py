@@ -27,8 +27,7 @@ _OPTIONS = {COUNTERFACTUAL: ("policy", "partner", "alternatives", "rollouts", "t
 _NUMBERS = ("alternatives", "rollouts", "turns", "samples")
 _READ = (
     *("episodes", "schema", "judges", "dimensions", "wording", "only", "out", "store", "as_json"),
-    *("named", "keys", "extra", "temperature", "max_tokens", "concurrency", "rpm", "tpm", "timeout"),
-    *("dry_run", "budget", "prices", "retry_failed", "ledger"),
+    *asking.OF_CALLS,
 )
 
 
@@ -82,10 +81,8 @@ def label_by_replaying(
 
     schema = options["schema"]
     read = (*_READ, *_OPTIONS[schema], *(("samples",) if schema == SHAPLEY else ()))
-    for option in click.get_current_context().command.params:
-        if asking.is_given(str(option.name)) and option.name not in read:
-            flag = option.opts[0]
-            raise UsageError(f"{flag} does not apply to the schema {schema!r}.", f"leave {flag} out")
+    others = {str(option.name) for option in click.get_current_context().command.params}.difference(read)
+    asking.check_unread(others, f"does not apply to the schema {schema!r}")
     longest = options["max_tokens"]
     with without_api_keys() if options["dry_run"] else nullcontext():
         settings = _settings(given, options)

@@ -274,6 +274,22 @@ def test_one_cap_counts_what_may_have_been_billed_and_its_error_names_the_whole(
     assert bill.maybe > 0
 
 
+def test_games_that_are_named_are_not_made(tmp_path: Path):
+    make_games(Store(tmp_path), "lab/games", 2)
+    done = invoke("bench", "lab/games", "--make", "3", "--planted", "last", "--store", str(tmp_path))
+    assert isinstance(done.exception, SotopiaDataError)
+    assert done.exception.message == "--make makes games, and lab/games is named."
+    assert done.exception.hint == "leave --make out"
+
+
+def test_a_dry_run_makes_no_games(tmp_path: Path):
+    asked = ["--judge", "lexical", "--schema", "direct", "--dry-run", "--json", "--store", str(tmp_path / "store")]
+    done = invoke("bench", "--make", "3", *asked)
+    assert done.exit_code == 0, done.exception
+    assert json.loads(done.stdout)["direct"]["judges"][0]["asked"] == 3
+    assert Store(tmp_path / "store").names() == []
+
+
 def test_a_dry_run_sends_nothing(tmp_path: Path):
     store = ("--store", str(tmp_path / "store"))
     make_games(Store(tmp_path / "store"), "lab/games", 2)
@@ -300,6 +316,9 @@ def test_wording_is_compared_by_kind():
         ("--judge", "lexical", "--schema", "uniform"),
         ("--labels", "nowhere"),
         ("--judge", "lexical", "--html", "nowhere/bench.html"),
+        ("--planted", "last", "--budget", "2"),
+        ("--loopback", "--concurrency", "2"),
+        ("--dry-run",),
     ],
 )
 def test_what_cannot_be_measured_is_said_before_games_are_made(tmp_path: Path, words: tuple[str, ...]):
