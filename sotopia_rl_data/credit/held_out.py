@@ -143,16 +143,16 @@ class FoldModels:
 
     def labelled_rows(self, store: Path) -> list[DatasetRow]:
         """The rows that judges rewarded of the datasets that the runs were trained on, in environments that a run has
-        not seen."""
-        found = []
+        not seen. A row of several of these versions is taken from the first."""
+        found = dict[tuple[str, str, int | None], DatasetRow]()
         for ref, sentinels in {run.dataset: run.sentinels for run in self.runs}.items():
             columns = open_dataset(ref, store).manifest.columns["rewards"]
             where = f"labelled_by = '{JUDGE}'" if "labelled_by" in columns else None
             rows = load_rows(ref, store=store, where=where, split_by="stored", sentinels=sentinels, need_reward=False)
             for row in rows:
                 if row.reward is not None and any(row.environment_id not in run.environments for run in self.runs):
-                    found.append(row)
-        return found
+                    found.setdefault((row.episode_id, row.agent, row.turn), row)
+        return list(found.values())
 
 
 def prediction(scores: Iterable[RunScores]) -> Floats:

@@ -33,6 +33,7 @@ from sotopia_rl_data.store.verify import verify
 pytestmark = [pytest.mark.train, pytest.mark.slow]
 pytest.importorskip("torch")
 
+from sotopia_rl_data.credit.held_out import FoldModels, FoldRun  # noqa: E402
 from sotopia_rl_data.credit.where_unsure import (  # noqa: E402
     UnsureReport,
     UnsureSettings,
@@ -222,6 +223,17 @@ def test_where_hardly_anybody_answers_the_failures_are_kept_and_nobody_has_the_m
     assert {(row["reward"], row["labelled_by"]) for row in rows(version, "rewards")} == {(None, None)}
     assert {one.mean for one in report.means} == {None}
     assert any("too few" in warning for warning in report.warnings)
+
+
+def test_a_row_of_two_versions_that_runs_were_trained_on_is_measured_once(folder: Path):
+    store = Store(folder / "store")
+    label(store, "lab/talks", asked("utterance-quality"), WEIGHTS, out="lab/again")
+    paths = (str(folder / "rm0"), folds(store, "lab/again", folder / "again")[1])
+    with Ledger(folder / "store" / ".ledger") as ledger:
+        models = FoldModels([FoldRun.read(path, store) for path in paths], ledger, store.display)
+        measured = models.labelled_rows(store.root)
+    assert {run.dataset for run in models.runs} == {"lab/labelled@v1.0.0", "lab/again@v1.0.0"}
+    assert len({(row.episode_id, row.agent, row.turn) for row in measured}) == len(measured) == 160
 
 
 # --- what is wrong is a sentence --------------------------------------------------------------------------------------
