@@ -90,7 +90,7 @@ def label_where_unsure(
     api.quiet_libraries(console.has_bars())
     if options["dry_run"]:
         run = partial(unsure.estimate_where_unsure, store, episodes, settings, asked, rewards)
-        asking.dry_run(ask_options, "call", lambda each: run(each), as_json)
+        asking.dry_run(ask_options, "call", run, as_json)
         return
     with asking.progress("labelling", "call", ask_options, as_json) as watched:
         report = unsure.label_where_unsure(
@@ -116,7 +116,7 @@ def _show(report: UnsureReport) -> None:
     environments = [one for one in report.means if one.by == "environment" and one.mean is not None]
     shown += sorted(environments, key=lambda one: -one.asked)[:_SHOWN]
     columns = ["by", "group", "rows", "judged", "mean reward", "from", "to", "gain"]
-    title = "Mean rewards, corrected by 1 / chance (95 %, over environments)"
+    title = "Mean rewards in this version's units, corrected by 1 / chance (95 %, over environments or one's episodes)"
     console.table(columns, [_cells(one) for one in shown], title=title)
     left = len(report.means) - len(shown)
     if left:

@@ -49,7 +49,7 @@ def _section(measured: Bench, points: str) -> str:
         )
     return (
         "\n## How right this credit is\n\n"
-        f"The dialogues are {count(measured.episodes, 'known game')}, whose every turn has a known worth: Q − V of "
-        "what was said. `tau` is the rank correlation of an agent's turns with it, and stands between `from` and `to` "
-        "in 95 % of resampled games.\n\n" + table(_COLUMNS, rows) + f"\n\n{points}\n"
+        f"The dialogues are {count(measured.episodes, 'known game')}, whose every turn has a known worth. `tau` is the "
+        "rank correlation of an agent's turns with it, and stands between `from` and `to` in 95 % of resampled "
+        "games.\n\n" + table(_COLUMNS, rows) + f"\n\n{points}\n"
     )

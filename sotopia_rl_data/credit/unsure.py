@@ -83,7 +83,7 @@ def errors_by_prediction(said: Floats, truth: Floats, code: NDArray[np.int64], a
     """(U,) how far off a model is that says `at` (U,) of a unit: the standard deviation of its error about the unit's
     sum, over the root of the unit's rows. It is measured where the truth is known: `said` and `truth` (M,) are the
     model's word and the judge's about rows that taught it nothing, `code` (M,) numbers their units. Units whose
-    predictions are alike are measured together. An error that a line from prediction to truth mends does not count."""
+    predictions are alike are measured together. An error that a line from prediction to truth undoes does not count."""
     sizes = np.bincount(code)
     slope, start = np.polyfit(said, truth, 1) if np.ptp(said) > 0 else (0.0, truth.mean())
     errors = np.bincount(code, weights=truth - start - slope * said) / np.sqrt(sizes)

@@ -96,8 +96,9 @@ class Draw:
 @dataclass(frozen=True, slots=True)
 class GroupMean:
     """The mean reward of the rows of a `group` ("all", a policy, an environment), corrected by 1 / chance, with its
-    interval over environments such as these; None where too few were answered. `n` rows, `asked` of them answered by a
-    judge. `gain`: how many times as many would have to be asked evenly and without a model."""
+    interval over environments such as these (of an environment, over its episodes); None where too few were answered.
+    `n` rows, `asked` of them answered by a judge. `gain`: how many times as many would have to be asked evenly and
+    without a model."""
 
     by: str
     group: str
