@@ -6,13 +6,14 @@ For what plays or rewards as it is called, as a server does, where `ask` alone w
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from sotopia_rl_data.asking.ask import ask, bill_of
-from sotopia_rl_data.asking.plan import AskOptions, Plan, respondents_of
+from sotopia_rl_data.asking.ask import ask, bill_of, check
+from sotopia_rl_data.asking.plan import AskOptions, Plan, Respondent, respondents_of
 from sotopia_rl_data.costs.bill import Tally
 from sotopia_rl_data.costs.prices import Prices
 from sotopia_rl_data.errors import Unavailable
@@ -21,12 +22,27 @@ from sotopia_rl_data.ledger.ledger import Ledger
 
 @dataclass(slots=True)
 class Spending:
-    """Asks plans, one at a time. The `budget` of the options caps what they cost together; `spent` is that, in USD."""
+    """Asks plans, one at a time: whoever asks holds `lock`. The `budget` of the options caps what they cost together;
+    `spent` is that, in USD."""
 
     ledger: Ledger
     options: AskOptions
     prices: Prices
     spent: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def at(cls, store: Path, options: AskOptions) -> Spending:
+        """On the ledger of the options, or else of the store. Raises InputError, StoreError."""
+        return cls(Ledger(options.ledger_in(store)), options, options.price_list())
+
+    def check(self, respondents: Iterable[Respondent]) -> None:
+        """Raise what `asking.check` raises where these cannot be asked."""
+        check(respondents, self.options, self.prices)
+
+    def close(self) -> None:
+        """Close the ledger."""
+        self.ledger.close()
 
     def ask(self, plan: Plan) -> None:
         """Ask what the ledger does not answer, within what is left of the budget. Raises what `asking.ask` raises."""

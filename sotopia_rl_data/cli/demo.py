@@ -18,7 +18,7 @@ from sotopia_rl_data.cli.serve import model_rewards
 from sotopia_rl_data.errors import UsageError
 
 if TYPE_CHECKING:
-    from sotopia_rl_data.asking.plan import AskOptions
+    from sotopia_rl_data.asking.together import Spending
     from sotopia_rl_data.demo.host import DemoChoices, DemoHost, TurnSource
     from sotopia_rl_data.labelers.judge import Judge
     from sotopia_rl_data.rollouts.policies import Player
@@ -155,6 +155,7 @@ def _of_the_demo(words: Sequence[str]) -> list[str]:
 
 def _host(store: Store, options: dict[str, Any]) -> DemoHost:
     """Everything that talks share. Raises UsageError, InputError, NotFound, KeyMissing, StoreError."""
+    from sotopia_rl_data.asking.together import Spending
     from sotopia_rl_data.demo.host import DemoHost
     from sotopia_rl_data.refs import check_name
 
@@ -171,10 +172,11 @@ def _host(store: Store, options: dict[str, Any]) -> DemoHost:
         silence_s=patience + 5,
     )
     ask = replace(ask, pacing=pacing)
-    return DemoHost(store, _choices(store, options, ask), ask)
+    spending = Spending.at(store.root, ask)
+    return DemoHost(store, _choices(options, spending), spending)
 
 
-def _choices(store: Store, options: dict[str, Any], ask: AskOptions) -> DemoChoices:
+def _choices(options: dict[str, Any], spending: Spending) -> DemoChoices:
     """What people may choose from. Where nobody is named who rewards, the judge that counts words does."""
     from sotopia_rl_data.demo.host import DemoChoices, ModelTurns
     from sotopia_rl_data.labelers.plan import judges_of
@@ -184,7 +186,7 @@ def _choices(store: Store, options: dict[str, Any], ask: AskOptions) -> DemoChoi
     layout, template = layout_of(options["layout"], options["template"])
     judges = ("lexical",) if not (options["judges"] or options["models"]) else options["judges"]
     named = judges_of([asking.model_of(spec, options) for spec in judges], None) if judges else ()
-    sources: dict[str, TurnSource] = {judge.id: _judge_rewards(store, judge, options, ask) for judge in named}
+    sources: dict[str, TurnSource] = {judge.id: _judge_rewards(judge, options, spending) for judge in named}
     for name, model in _by_name(options["models"], sources).items():
         sources[name] = ModelTurns(model_rewards(model), layout)
     return DemoChoices(
@@ -230,7 +232,7 @@ def _policies(options: dict[str, Any]) -> dict[str, Player]:
     return found
 
 
-def _judge_rewards(store: Store, judge: Judge, options: dict[str, Any], ask: AskOptions) -> JudgeRewards:
+def _judge_rewards(judge: Judge, options: dict[str, Any], spending: Spending) -> JudgeRewards:
     from sotopia_rl_data.labelers.plan import Elicitation, RewardSettings
     from sotopia_rl_data.serve.judging import JudgeRewards
 
@@ -242,4 +244,4 @@ def _judge_rewards(store: Store, judge: Judge, options: dict[str, Any], ask: Ask
         wording=options["wording"],
     )
     weights = parse_weights(options["weights"]) if options["weights"] else None
-    return JudgeRewards(store.root, asked, RewardSettings(weights=weights), ask)
+    return JudgeRewards(asked, RewardSettings(weights=weights), spending)

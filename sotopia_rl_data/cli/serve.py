@@ -125,13 +125,14 @@ def model_rewards(named: str, device: str | None = None) -> ModelRewards:
 
 
 def _judges(store: Store, options: dict[str, Any]) -> RewardSource:
+    from sotopia_rl_data.asking.together import Spending
     from sotopia_rl_data.labelers.plan import RewardSettings
     from sotopia_rl_data.serve.judging import JudgeRewards
 
     weights = options.pop("weights")
     ask_options, elicitation = asking.ask_options(options), asking.elicitation_of(options)
     settings = RewardSettings(weights=parse_weights(weights) if weights else None)
-    return JudgeRewards(store.root, elicitation, settings, ask_options)
+    return JudgeRewards(elicitation, settings, Spending.at(store.root, ask_options))
 
 
 def _secret() -> str:

@@ -12,25 +12,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sotopia_rl_data.asking import ask as asking
 from sotopia_rl_data.asking.local import BatchedModel
-from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.asking.together import Gathered, Spending
-from sotopia_rl_data.errors import Unavailable, UsageError
+from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.labelers.evaluation.evaluating import evaluation_plan
 from sotopia_rl_data.labelers.judge import Judge
 from sotopia_rl_data.labelers.plan import Elicitation, LabelPlan
 from sotopia_rl_data.labelers.questions import LabelTally, QuestionPart, Questions
-from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.prompts import Layout, prompts_of
 from sotopia_rl_data.request import Reply, Request
 from sotopia_rl_data.rollouts.episode_run import EpisodeSpec, Rules
-from sotopia_rl_data.rollouts.next_turns import NextTurns
+from sotopia_rl_data.rollouts.next_turns import GatheredTurns
 from sotopia_rl_data.rollouts.policies import Player
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.rollouts.world import World
 from sotopia_rl_data.schema import Episode, Score, Turn
-from sotopia_rl_data.serve.judging import JudgeRewards
 from sotopia_rl_data.serve.sources import ModelRewards, Scores
 from sotopia_rl_data.store import Store
 
@@ -126,34 +122,25 @@ class DemoChoices:
 
 
 class DemoHost:
-    """Asks for all talks. `options` says how; its `budget` is a cap in USD on all that is asked until `close`.
+    """Asks for all talks. `spending` says how, and from which budget; the judges among the sources share it.
 
-    Raises UsageError where a cap cannot be kept, StoreError where the ledger cannot be read.
+    Raises UsageError where a cap cannot be kept.
     """
 
-    def __init__(self, store: Store, choices: DemoChoices, options: AskOptions) -> None:
-        self.store, self.choices = store, choices
-        prices = options.price_list()
-        self._evaluations = {name: evaluation_plan(Elicitation(judges=[one])) for name, one in choices.judges.items()}
-        asking.check(choices.policies.values(), options, prices)
-        for plan in self._evaluations.values():
-            asking.check(Questions(QuestionPart(plan, lambda: ())).judges, options, prices)
-        self._ledger = Ledger(options.ledger_in(store.root))
-        self.spending = Spending(self._ledger, options, prices)
-        self._asking = threading.Lock()
+    def __init__(self, store: Store, choices: DemoChoices, spending: Spending) -> None:
+        self.store, self.choices, self.spending = store, choices, spending
+        evaluations = {name: evaluation_plan(Elicitation(judges=[one])) for name, one in choices.judges.items()}
+        spending.check(choices.policies.values())
+        for plan in evaluations.values():
+            spending.check(Questions(QuestionPart(plan, lambda: ())).judges)
         self.saving = threading.Lock()
-        self._turns = Gathered(self._next_turns, self._asking)
-        self._rewards = {name: Gathered(self._rewarder(one), self._asking) for name, one in choices.sources.items()}
-        self._scores = {name: Gathered(self._evaluator(one), self._asking) for name, one in self._evaluations.items()}
+        self._turns = GatheredTurns(spending, choices.rules)
+        self._rewards = {name: Gathered(one.of_last_turns, spending.lock) for name, one in choices.sources.items()}
+        self._scores = {name: Gathered(self._evaluator(one), spending.lock) for name, one in evaluations.items()}
 
     def next_turns(self, specs: Sequence[EpisodeSpec]) -> list[Turn]:
         """What is done next in episodes that have begun. Raises AskingError where a policy gives no answer."""
-        turns = []
-        for turn in self._turns.ask(specs):
-            if isinstance(turn, Unavailable):
-                raise turn
-            turns.append(turn)
-        return turns
+        return self._turns.ask(specs)
 
     def rewards(self, source: str, episodes: Sequence[Episode]) -> tuple[Scores, Scores]:
         """[N, K] rewards by target and [N] rewards of the last utterance of each episode; NaN where there is none.
@@ -167,35 +154,15 @@ class DemoHost:
         return found
 
     def close(self) -> None:
-        """Close the ledgers."""
-        self._ledger.close()
-        for source in self.choices.sources.values():
-            if isinstance(source, JudgeRewards):
-                source.close()
-
-    def _next_turns(self, specs: Sequence[EpisodeSpec]) -> list[Turn | Unavailable]:
-        plan = NextTurns(specs, self.choices.rules)
-        self.spending.ask(plan)
-        return plan.turns
-
-    def _rewarder(self, source: TurnSource) -> Callable[[Sequence[Episode]], Scores]:
-        def rewards(episodes: Sequence[Episode]) -> Scores:
-            if not isinstance(source, JudgeRewards):
-                return source.of_last_turns(episodes)
-            source.spending.spent = self.spending.spent
-            try:
-                return source.of_last_turns(episodes)
-            finally:
-                self.spending.spent = source.spending.spent
-
-        return rewards
+        """Close the ledger."""
+        self.spending.close()
 
     def _evaluator(self, plan: LabelPlan) -> Callable[[Sequence[Episode]], list[TalkScores]]:
         def scores(episodes: Sequence[Episode]) -> list[TalkScores]:
             questions = Questions(QuestionPart(plan, lambda: episodes))
             self.spending.ask(questions)
             found = []
-            for labels, failures in questions.rows(self._ledger, LabelTally()):
+            for labels, failures in questions.rows(self.spending.ledger, LabelTally()):
                 given = [Score(one.agent, one.dimension, one.raw, one.judge) for one in labels]
                 found.append(TalkScores(tuple(given), tuple(dict.fromkeys(one.reason for one in failures))))
             return found

@@ -19,14 +19,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sotopia_rl_data.demo.host import DemoHost, TalkScores
+from sotopia_rl_data.environments.playing import outside
 from sotopia_rl_data.errors import SotopiaDataError, UsageError
 from sotopia_rl_data.importers.record import UNNAMED, clean
-from sotopia_rl_data.request import Target
 from sotopia_rl_data.rollouts.actions import Action
 from sotopia_rl_data.rollouts.episode_run import EpisodeSpec
-from sotopia_rl_data.rollouts.policies import Called, Player
+from sotopia_rl_data.rollouts.policies import Player
 from sotopia_rl_data.rollouts.scene import Scene
-from sotopia_rl_data.rollouts.world import TurnPrompt, World
+from sotopia_rl_data.rollouts.world import World
 from sotopia_rl_data.schema import ACTION_TYPES, ActionType, Episode, Turn
 from sotopia_rl_data.serve.judging import JudgeRewards
 
@@ -199,11 +199,7 @@ class DemoSession:
         self._done.append({agent: action})
 
 
-async def _nobody(prompt: TurnPrompt) -> str:
-    raise UsageError("The seat is a person's.", "answer by `act`")
-
-
-_PERSON = Called(PERSON, _nobody, Target("human", PERSON))
+_PERSON = outside(PERSON)
 
 
 def _action(action_type: str, text: str) -> Action:

@@ -8,21 +8,19 @@ is not drawn again.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from sotopia_rl_data.asking import ask as asking
 from sotopia_rl_data.asking.plan import AskOptions
-from sotopia_rl_data.asking.together import Gathered, Spending
+from sotopia_rl_data.asking.together import Spending
 from sotopia_rl_data.environments.rewards import TurnRewards
-from sotopia_rl_data.errors import Unavailable, UsageError
-from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.request import Target
 from sotopia_rl_data.rollouts.actions import Action
 from sotopia_rl_data.rollouts.episode_run import EpisodeRun, EpisodeSpec, Rules
-from sotopia_rl_data.rollouts.next_turns import NextTurns
+from sotopia_rl_data.rollouts.next_turns import GatheredTurns
 from sotopia_rl_data.rollouts.plan import RolloutPlan
 from sotopia_rl_data.rollouts.policies import Called
 from sotopia_rl_data.rollouts.world import TurnPrompt
@@ -43,34 +41,21 @@ class Partners:
     """The policies of the other seats of a plan, for all its tables, from any thread.
 
     Those who wait at the same time are asked about together. The answers are kept in the ledger of `store` (default:
-    the store), or in that of the `options`, whose `budget` is a cap in USD on what is asked until `close`. Raises
-    UsageError where a cap cannot be kept, StoreError where the ledger cannot be read.
+    the store), or in that of the `options`, whose `budget` is a cap in USD on all that is asked. Raises UsageError
+    where a cap cannot be kept, StoreError where the ledger cannot be read.
     """
 
     def __init__(self, plan: RolloutPlan, options: AskOptions | None = None, store: Path | None = None) -> None:
-        options = options or AskOptions()
-        prices = options.price_list()
-        asking.check([plan.b], options, prices)
-        self._rules = plan.rules
-        self._ledger = Ledger(options.ledger_in(store or Store.default().root))
-        self.spending = Spending(self._ledger, options, prices)
-        self._turns = Gathered(self._next_turns, threading.Lock())
+        self.spending = Spending.at(store or Store.default().root, options or AskOptions())
+        self.spending.check([plan.b])
+        self._turns = GatheredTurns(self.spending, plan.rules)
+        self.close = weakref.finalize(self, self.spending.close)
+        """Close the ledger: at the latest when nobody has these partners any more."""
 
     def next_turn(self, spec: EpisodeSpec) -> Turn:
         """What a partner does next in an episode that has begun. Raises AskingError where it gives no answer."""
         (turn,) = self._turns.ask([spec])
-        if isinstance(turn, Unavailable):
-            raise turn
         return turn
-
-    def close(self) -> None:
-        """Close the ledger."""
-        self._ledger.close()
-
-    def _next_turns(self, specs: Sequence[EpisodeSpec]) -> list[Turn | Unavailable]:
-        turns = NextTurns(specs, self._rules)
-        self.spending.ask(turns)
-        return turns.turns
 
 
 class SeatedEpisode:

@@ -7,10 +7,10 @@ Judges are asked about each utterance as the last of what was said until then, a
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
 
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.prompts import Layout, prompts_of
@@ -46,27 +46,28 @@ def turn_rewards(choice: RewardChoice) -> TurnRewards:
 
 def _by_judge(choice: RewardChoice) -> TurnRewards:
     from sotopia_rl_data.asking.plan import AskOptions
+    from sotopia_rl_data.asking.together import Gathered, Spending
     from sotopia_rl_data.labelers.plan import Elicitation, RewardSettings
     from sotopia_rl_data.serve.judging import JudgeRewards
     from sotopia_rl_data.store import Store
 
+    spending = Spending.at(choice.store or Store.default().root, AskOptions(budget=choice.budget))
     source = JudgeRewards(
-        choice.store or Store.default().root,
         Elicitation(judges=[choice.judge], schema=choice.schema, dimensions=choice.dimensions or None),
         RewardSettings(weights=choice.weights),
-        AskOptions(budget=choice.budget),
+        spending,
     )
-    one_at_a_time = Lock()
+    together = Gathered(source.of_last_turns, spending.lock)
 
     def rewards(episode: Episode, agent: str) -> dict[int, float | None]:
         places = [place for place, turn in enumerate(episode.turns) if turn.agent == agent]
         if not places:
             return {}
         so_far = [replace(episode, turns=episode.turns[: place + 1]) for place in places]
-        with one_at_a_time:
-            found = source.aggregate(source.of_last_turns(so_far)).tolist()
+        found = source.aggregate(together.ask(so_far)).tolist()
         return {episode.turns[place].turn: _or_none(reward) for place, reward in zip(places, found, strict=True)}
 
+    weakref.finalize(rewards, source.close)
     return rewards
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sotopia_rl_data.asking.plan import Group
+from sotopia_rl_data.asking.together import Gathered, Spending
 from sotopia_rl_data.costs.bill import Tally
 from sotopia_rl_data.errors import Unavailable
 from sotopia_rl_data.ledger.ledger import Ledger
@@ -87,6 +88,28 @@ class NextTurns:
             reason = self._lost.get(place, "it was not asked")
             return Unavailable(f"{self._requests[place].player.id} gave no answer: {reason.rstrip('.')}.", "try again")
         return run.episode().turns[-1]
+
+
+class GatheredTurns:
+    """The next actions in episodes of these rules, for callers from any thread, who are answered together."""
+
+    def __init__(self, spending: Spending, rules: Rules) -> None:
+        self._spending, self._rules = spending, rules
+        self._gathered = Gathered(self._ask, spending.lock)
+
+    def ask(self, specs: Sequence[EpisodeSpec]) -> list[Turn]:
+        """What is done next in each of the episodes. Raises AskingError where a policy gives no answer."""
+        turns = []
+        for turn in self._gathered.ask(specs):
+            if isinstance(turn, Unavailable):
+                raise turn
+            turns.append(turn)
+        return turns
+
+    def _ask(self, specs: Sequence[EpisodeSpec]) -> list[Turn | Unavailable]:
+        plan = NextTurns(specs, self._rules)
+        self._spending.ask(plan)
+        return plan.turns
 
 
 async def _send(request: Request) -> Reply:

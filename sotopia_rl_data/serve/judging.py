@@ -11,18 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
 import numpy as np
 
-from sotopia_rl_data.asking import ask as asking
-from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.asking.together import Spending
 from sotopia_rl_data.errors import BadAnswer, BudgetSpent, InputError, UsageError
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.plan import Elicitation, LabelPlan, RewardSettings, prepare
 from sotopia_rl_data.labelers.questions import LabelTally, QuestionPart, Questions
-from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.rewards.normalise import average, reward
 from sotopia_rl_data.rewards.rules import Turns, rule
 from sotopia_rl_data.rollouts.actions import read_action
@@ -39,13 +35,12 @@ class JudgeRewards:
     """Judges as the source of rewards; for one thread at a time.
 
     `asked` says what is asked of which judges (default schema: `utterance-quality`), `settings` what is made of their
-    answers, `options` how they are asked; their `budget` is a cap on all that is asked until `close`. Raises
-    UsageError, KeyMissing, StoreError.
+    answers, `spending` how and from which budget they are asked; `close` closes it. Raises UsageError, KeyMissing.
     """
 
     batch = 64  # each waits for the slowest answer
 
-    def __init__(self, store: Path, asked: Elicitation, settings: RewardSettings, options: AskOptions) -> None:
+    def __init__(self, asked: Elicitation, settings: RewardSettings, spending: Spending) -> None:
         plan, self._recipe = prepare(replace(asked, schema=asked.schema or DEFAULT_SCHEMA), settings)
         self._rule = rule(self._recipe.rule).over([plan.schema.measure])
         if self._rule.reads_score or not plan.judges:
@@ -53,11 +48,9 @@ class JudgeRewards:
                 f"The schema {plan.schema.id!r} divides the score of an episode that has ended; a completion has none.",
                 f"serve a judge with --schema {DEFAULT_SCHEMA}, or with a rubric of your own",
             )
-        prices = options.price_list()
-        asking.check(Questions(QuestionPart(plan, lambda: ())).judges, options, prices)
+        spending.check(Questions(QuestionPart(plan, lambda: ())).judges)
         self._plan = _CompletionPlan(**{one.name: getattr(plan, one.name) for one in fields(plan)})
-        self._ledger = Ledger(options.ledger_in(store))
-        self.spending = Spending(self._ledger, options, prices)
+        self.spending = spending
         self.identity = f"{plan.schema.id} by {', '.join(judge.id for judge in plan.judges)}"
         self.targets = plan.dimensions
 
@@ -70,7 +63,7 @@ class JudgeRewards:
         where an answer that is needed cannot be used. Raises AskingError where a judge cannot be asked."""
         questions = Questions(QuestionPart(self._plan, lambda: episodes))
         self._ask(questions)
-        rows = questions.rows(self._ledger, LabelTally())
+        rows = questions.rows(self.spending.ledger, LabelTally())
         return np.array([self._rewards(episode, labels) for episode, (labels, _) in zip(episodes, rows, strict=True)])
 
     def aggregate(self, scores: Scores) -> Scores:
@@ -79,7 +72,7 @@ class JudgeRewards:
 
     def close(self) -> None:
         """Close the ledger."""
-        self._ledger.close()
+        self.spending.close()
 
     def _ask(self, questions: Questions) -> None:
         """Ask what the ledger does not answer, within what is left of the budget."""

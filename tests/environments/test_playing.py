@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +17,7 @@ from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.environments.playing import Partners, Table, outside
 from sotopia_rl_data.environments.trl import DialogueTools, factory, rows
 from sotopia_rl_data.errors import BudgetSpent, Rejected, Unavailable, UsageError
+from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.query import Dataset
 from sotopia_rl_data.rollouts import TurnPrompt, bundled, scripted
 from sotopia_rl_data.rollouts.episode_run import Rules
@@ -160,6 +162,16 @@ def test_partners_are_asked_through_the_ledger_so_what_rollout_has_played_is_not
         table.reset(0)
         table.act(json.dumps({"action_type": "speak", "argument": "Something else."}))
         assert len(provider.asked) == 1
+
+
+def test_the_ledger_of_partners_whom_nobody_has_any_more_is_closed(plan: RolloutPlan, tmp_path: Path):
+    table = Table(plan, by_length, Partners(plan, store=tmp_path))
+    played(table, 0)
+    ledger = Ledger(tmp_path / ".ledger")
+    assert ledger.compact() == 0
+    del table
+    gc.collect()
+    assert ledger.compact() > 0
 
 
 @pytest.mark.slow

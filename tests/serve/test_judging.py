@@ -18,6 +18,7 @@ from fixtures.places import ROOT
 from fixtures.reward_servers import ServerProcess, reward_server
 
 from sotopia_rl_data.asking.plan import AskOptions
+from sotopia_rl_data.asking.together import Spending
 from sotopia_rl_data.errors import BudgetSpent, Unavailable, UsageError
 from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.labelers import Elicitation, RewardSettings, label
@@ -47,7 +48,7 @@ class Thanks:
 
 def judged(folder: Path, *judges: Any, schema: str | None = None, **options: Any) -> JudgeRewards:
     asked = Elicitation(judges=judges, schema=schema, dimensions=["goal"])
-    return JudgeRewards(folder, asked, RewardSettings(weights={"goal": 1}), AskOptions(**options))
+    return JudgeRewards(asked, RewardSettings(weights={"goal": 1}), Spending.at(folder, AskOptions(**options)))
 
 
 def up_to_each(episodes: Sequence[Episode]) -> list[Episode]:
@@ -110,7 +111,7 @@ def test_the_score_of_the_partner_in_a_packed_answer_is_not_the_agents(packing, 
     judge = tmp_path / "judge.py"
     judge.write_text(SCORES)
     asked = Elicitation(judges=[f"{judge}:Scores"], schema="leave-one-out", dimensions=["goal"], packing=packing)
-    source = JudgeRewards(tmp_path, asked, RewardSettings(weights={"goal": 1}), AskOptions())
+    source = JudgeRewards(asked, RewardSettings(weights={"goal": 1}), Spending.at(tmp_path, AskOptions()))
     found = source.score([([{"role": "user", "content": text} for text in ("A scene.", "How are you?")], "Fine.")])
     source.close()
     assert found.tolist() == [pytest.approx([0.2])]
