@@ -107,11 +107,12 @@ def label_where_unsure(
 
 
 def _show(report: UnsureReport) -> None:
+    from sotopia_rl_data.credit.units import PLURALS
+
     name = report.version.partition("@")[0]
     counts: list[tuple[str, Any]] = [("utterances", report.rows), ("asked about", report.rows_asked)]
     if report.unit != "utterance":
-        kind = {"agent": "parts of agents", "episode": "dialogues"}[report.unit]
-        counts += [(kind, report.units), ("of these drawn", report.units_asked)]
+        counts += [(PLURALS[report.unit], report.units), ("of these drawn", report.units_asked)]
     shown = [one for one in report.means if one.by != "environment"]
     environments = [one for one in report.means if one.by == "environment" and one.mean is not None]
     shown += sorted(environments, key=lambda one: -one.asked)[:_SHOWN]

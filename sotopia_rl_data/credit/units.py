@@ -33,6 +33,7 @@ from sotopia_rl_data.trainers.data import DatasetRow
 Floats = NDArray[np.float64]
 Unit = Literal["utterance", "agent", "episode"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
+PLURALS: dict[str, str] = {"utterance": "utterances", "agent": "parts of agents", "episode": "dialogues"}
 Key = tuple[str, str | None, int | None]
 """(episode_id, agent, turn) of a unit: None stands for all agents or turns."""
 

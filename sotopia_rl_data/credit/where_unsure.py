@@ -34,7 +34,7 @@ from sotopia_rl_data.credit.held_out import (
     check_layout,
     prediction,
 )
-from sotopia_rl_data.credit.units import Units, unit_key, units_of
+from sotopia_rl_data.credit.units import PLURALS, Units, unit_key, units_of
 from sotopia_rl_data.credit.unsure import LEAST, AskedRows, chances, errors_by_prediction
 from sotopia_rl_data.credit.unsure_rows import UnsureVersion
 from sotopia_rl_data.display import Silent
@@ -88,8 +88,7 @@ class Draw:
     def sentence(self) -> str:
         """What is asked, in words."""
         units, rows = self.units, len(self.units.rows)
-        what = {"utterance": "utterances", "agent": "parts of agents", "episode": "dialogues"}[units.of]
-        drawn = f"{int(self.asked.sum()):,} of {len(units.keys):,} {what} are drawn"
+        drawn = f"{int(self.asked.sum()):,} of {len(units.keys):,} {PLURALS[units.of]} are drawn"
         return drawn if units.of == "utterance" else f"{drawn}, {self.rows_asked:,} of {rows:,} utterances"
 
 

@@ -150,6 +150,11 @@ def test_of_two_versions_of_the_same_labels_each_has_its_cost_and_how_much_was_p
         )
     lines = {line["labels"]: line["calls"] for line in measured.as_dict()["lines"] if line["judge"] == "fair"}
     assert lines == {labels[0].ref: 40, labels[1].ref: 160}
+    for line in measured.lines:
+        if line.method.judge == "fair":  # it finds every pivotal turn
+            told = line.as_dict()
+            assert (line.nearness.hit.value, told["calls_per_found"]) == (1.0, line.method.calls / line.nearness.groups)
+            assert told["usd_per_found"] == 0.5 / line.nearness.groups
     assert points["How judges were asked"] == "; ".join(
         f"counterfactual ({k} × fair, policy m (temperature 1), alternatives {k})" for k in (4, 16)
     )

@@ -217,7 +217,7 @@ class Umpire(Goldsmith):
     def score(self, turns: Sequence[Turn]) -> int:
         number = next((int(t.text.split()[1]) for t in turns if t.agent != NAMES[self.agent] and t.text), 0)
         points = self.game.score(self.state(turns, number), self.agent)
-        return int(points + self.luck(number, len(turns), "rounding").random())  # whole points, right on the average
+        return int(points + self.luck(number, len(turns), "rounding").random())  # whole points, right on average
 
     def state(self, turns: Sequence[Turn], number: int) -> State:
         state = self.start

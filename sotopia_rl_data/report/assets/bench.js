@@ -51,7 +51,7 @@ function sizes() {
     body.replaceChildren(curves([
       { name: 'right', colour: 'var(--muted)', points: right },
       { name: nameOf(line), colour: PALETTE[0], strong: true, points },
-    ], { xLabel: 'said', label: 'Calibration of size', unit: 'utterances' }), el('p', { class: 'lead' }, `Off by ${short(line.calibration, 2)} points on the average.`));
+    ], { xLabel: 'said', label: 'Calibration of size', unit: 'utterances' }), el('p', { class: 'lead' }, `Off by ${short(line.calibration, 2)} points on average.`));
   };
   if (told.length) draw(0);
   return node;
