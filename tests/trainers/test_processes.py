@@ -84,6 +84,13 @@ def free_port() -> str:
         return str(free.getsockname()[1])
 
 
+def two_processes() -> tuple[str, ...]:
+    """What starts a script, or a module, as two processes with the shipped configuration, in full precision."""
+    shipped = str(ROOT / "trainers" / "accelerate" / "ddp.yaml")
+    plain = ("--num_processes", "2", "--mixed_precision", "no", "--main_process_port", free_port())
+    return ("-m", "accelerate.commands.launch", "--config_file", shipped, *plain)
+
+
 def losses(out: Path) -> list[float]:
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [row["loss"] for row in rows if "loss" in row]
@@ -102,12 +109,10 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_two_processes_give_the_loss_and_the_metrics_of_one(toys: Path, monkeypatch: pytest.MonkeyPatch):
     """Over gloo, with the shipped configuration of several GPUs, in full precision."""
-    launch = ("-m", "accelerate.commands.launch", "--config_file", str(ROOT / "trainers" / "accelerate" / "ddp.yaml"))
-    plain = ("--num_processes", "2", "--mixed_precision", "no", "--main_process_port", free_port())
     script, packings = str(toys / "train.py"), ",".join(PACKINGS)
     monkeypatch.setattr(sys, "argv", [script, str(toys), str(toys / "one"), "4", packings])
     exec(compile(TRAIN, script, "exec"), {})  # in this process, which has imported it all
-    python(*launch, *plain, script, str(toys), str(toys / "two"), "2", packings)
+    python(*two_processes(), script, str(toys), str(toys / "two"), "2", packings)
     for packing in PACKINGS:
         one, two = (json.loads((toys / name / packing / "run.json").read_text()) for name in ("one", "two"))
         assert two["packing"]["rows"] == packing
@@ -143,13 +148,11 @@ class Lengths:
 @pytest.mark.long
 def test_groups_and_held_out_prompts_are_those_of_all_processes(toys: Path):
     """A group of four is spread over two processes, and so are the prompts that are evaluated."""
-    launch = ("-m", "accelerate.commands.launch", "--config_file", str(ROOT / "trainers" / "accelerate" / "ddp.yaml"))
-    plain = ("--num_processes", "2", "--mixed_precision", "no", "--main_process_port", free_port())
     settings = ["disable_tqdm=true", "max_steps=1", "eval_strategy=no", "save_strategy=no"]
     train_rm("toys/rewards", str(toys / "model"), toys / "rm", preset="tiny", store=str(toys), settings=settings)
     (toys / "grpo.py").write_text(GRPO)
     (toys / "judge.py").write_text(JUDGE)
-    python(*launch, *plain, str(toys / "grpo.py"), str(toys), f"{toys}/judge.py:Lengths")
+    python(*two_processes(), str(toys / "grpo.py"), str(toys), f"{toys}/judge.py:Lengths")
     record = json.loads((toys / "grpo/run.json").read_text())
     assert record["truncated"] == {"completions": 8, "groups": 2}  # none ends within two tokens
     evaluations = [json.loads(line) for line in (toys / "grpo/held_out.jsonl").read_text().splitlines()]
@@ -178,9 +181,7 @@ def test_two_processes_score_a_part_each_and_make_the_version_of_one(tmp_path: P
         str(store.root),
     )
     python(*command, "--out", "toys/alone", "--ledger", str(tmp_path / "alone"))
-    launch = ("-m", "accelerate.commands.launch", "--config_file", str(ROOT / "trainers" / "accelerate" / "ddp.yaml"))
-    plain = ("--num_processes", "2", "--mixed_precision", "no", "--main_process_port", free_port())
-    two = (*launch, *plain, *command, "--out", "toys/two", "--ledger", str(tmp_path / "two"))
+    two = (*two_processes(), *command, "--out", "toys/two", "--ledger", str(tmp_path / "two"))
     kill_when(two, lambda: kept(tmp_path / "two") > 0)
     before = kept(tmp_path / "two")
     said = python(*two)
@@ -212,12 +213,10 @@ for kind, more in (("rm", ["max_length=512", "tokens_per_device_batch=1024"]),
 @pytest.mark.long
 def test_filled_batches_and_pairs_over_two_processes_are_those_of_one(toys: Path):
     """A step of two batches, one after the other or in two processes; the last batch of held-out pairs is not full."""
-    launch = ("-m", "accelerate.commands.launch", "--config_file", str(ROOT / "trainers" / "accelerate" / "ddp.yaml"))
-    plain = ("--num_processes", "2", "--mixed_precision", "no", "--main_process_port", free_port())
     make_dataset(toys, "toys/pairs", episodes=44, environments=22, turns=1, splits=half_held_out)
     (toys / "pairs.py").write_text(PAIRS_AND_BUDGET)
     python(str(toys / "pairs.py"), str(toys), str(toys / "once"), "2", "2")
-    python(*launch, *plain, str(toys / "pairs.py"), str(toys), str(toys / "twice"), "1", "2")
+    python(*two_processes(), str(toys / "pairs.py"), str(toys), str(toys / "twice"), "1", "2")
     preferred = ("loss", "accuracy", "margin", "reference_accuracy")
     measured = {"rm": ("mse", "spearman"), "sft": (), "dpo": preferred}  # sft: transformers averages held-out batches
     for kind, metrics in measured.items():

@@ -154,7 +154,7 @@ def test_values_of_settings_are_kept_as_they_are():
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", [pytest.param("single", marks=pytest.mark.long), "chat"])
 @pytest.mark.parametrize("name", ["system at the last user", "no system", "a thought"])
-def test_the_trainers_train_on_every_text_with_a_mended_template(tmp_path: Path, name: str, layout: str):
+def test_the_trainers_train_on_every_text_with_a_corrected_template(tmp_path: Path, name: str, layout: str):
     """What each trainer leaves is rendered by its own tokenizer, and by the stock one, with every text."""
     make_dataset(tmp_path, episodes=12, environments=12, turns=4, layout=layout)
     model = model_with(tmp_path / "model", name)
@@ -171,7 +171,7 @@ def test_the_trainers_train_on_every_text_with_a_mended_template(tmp_path: Path,
     assert asked  # the policy is asked as it was when it was cloned
 
 
-def test_cloning_by_trl_learns_the_answer_alone_with_a_mended_template(tmp_path: Path):
+def test_cloning_by_trl_learns_the_answer_alone_with_a_corrected_template(tmp_path: Path):
     from sotopia_rl_data.trainers.config import PolicySFTConfig, configure
     from sotopia_rl_data.trainers.data import load_rows
     from sotopia_rl_data.trainers.encoding import dialogues, tokenizer_of
