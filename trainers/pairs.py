@@ -32,7 +32,6 @@ from sotopia_rl_data.trainers.row_index import memory_mapped, schema, split_file
 from sotopia_rl_data.trainers.tokenised import tokenised
 
 ELSEWHERE = "of a prompt that an earlier split has a pair of"
-_MEMORY = "2GB"
 
 
 def paired(data: DatasetRows, evaluating: bool) -> DatasetRows:
@@ -67,7 +66,7 @@ def _write_pairs(folder: Path, data: DatasetRows) -> dict[str, Any]:
 
     counts, elsewhere = Counter[str](), 0
     taken = pa.table({"episode_id": pa.array([], pa.string())})
-    with unlocked(_MEMORY) as connection:
+    with unlocked() as connection:
         names = [str(file.resolve()) for file in data.files]
         connection.register("files", pa.table({"number": pa.array(range(len(names)), pa.int32()), "name": names}))
         for split in [name for name in SPLITS if name in data.sizes]:

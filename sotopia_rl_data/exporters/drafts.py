@@ -4,6 +4,7 @@ store in which they were drawn, under the `call_id` of each score."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def write_drafts(version: Version, ledger: Path, folder: Path, seconds: float) -
         return Drafts({}, 0)
     without_text = 0
     writers: dict[str, pq.ParquetWriter] = {}
-    with Ledger(ledger) as answers, stream(version, _SELECT, seconds) as scores:
+    with Ledger(ledger) as answers, stream(version, _SELECT, seconds) as scores, ExitStack() as files:
         for batch in scores:
             found: dict[str, list[dict[str, object]]] = {}
             for score in batch.to_pylist():
@@ -61,10 +62,8 @@ def write_drafts(version: Version, ledger: Path, folder: Path, seconds: float) -
                     found.setdefault(score["split"], []).append(score | {"completion": said, "reward": score["raw"]})
             for split, rows in found.items():
                 if split not in writers:
-                    writers[split] = pq.ParquetWriter(folder / f"{split}.parquet", _SCHEMA)
+                    writers[split] = files.enter_context(pq.ParquetWriter(folder / f"{split}.parquet", _SCHEMA))
                 writers[split].write_table(pa.Table.from_pylist(rows, _SCHEMA))
-    for writer in writers.values():
-        writer.close()
     return Drafts({split: [folder / f"{split}.parquet"] for split in writers}, without_text)
 
 
