@@ -245,8 +245,8 @@ def _model_index(record: Mapping[str, Any], title: str, task: str) -> list[dict[
 
 def eval_results(record: Mapping[str, Any]) -> str:
     """The figures on held-out rows as the file in `.eval_results/` from which a model's page and the leaderboard of a
-    benchmark dataset read them: a task a split and metric (`test_spearman`). Empty where the dataset has no commit on
-    the Hub, or nothing was held out."""
+    benchmark dataset read them: a task for each split and metric (`test_spearman`). Empty where the dataset has no
+    commit on the Hub, or nothing was held out."""
     import yaml
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
