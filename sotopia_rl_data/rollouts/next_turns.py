@@ -15,15 +15,15 @@ from sotopia_rl_data.costs.bill import Tally
 from sotopia_rl_data.errors import Unavailable
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Settled
-from sotopia_rl_data.request import Reply, Request
+from sotopia_rl_data.request import Request
 from sotopia_rl_data.rollouts.episode_run import EpisodeRun, EpisodeSpec, Rules, TurnRequest
 from sotopia_rl_data.rollouts.policies import Player
-from sotopia_rl_data.rollouts.rollout import count_attempts
+from sotopia_rl_data.rollouts.rollout import TurnRequests, count_attempts, turn_request
 from sotopia_rl_data.schema import Turn
 from sotopia_rl_data.secrets import without_server
 
 
-class NextTurns:
+class NextTurns(TurnRequests):
     """The plan. After it was asked, `turns` has a Turn, or the error in its place, for each of `specs`."""
 
     unit = "calls"
@@ -47,21 +47,11 @@ class NextTurns:
 
     def groups(self) -> list[Group]:
         """One group of all policies."""
-        return [Group(self.players, self._first_requests, _send)]
-
-    def accepts(self, request: Request, reply: Reply, ledger: Ledger) -> bool:
-        """Whether a reply holds an action."""
-        asked = _turn_request(request)
-        return asked.run.accepts(asked, reply)
-
-    def fault(self, request: Request, reply: Reply) -> str:
-        """What is wrong with a reply that holds none."""
-        asked = _turn_request(request)
-        return asked.run.fault(asked, reply)
+        return [Group(self.players, self._first_requests, self.send)]
 
     def follow_up(self, request: Request, settled: Settled) -> Request | None:
         """The request that draws an unreadable answer again; None where the turn was played."""
-        asked = _turn_request(request)
+        asked = turn_request(request)
         if settled.reply is None:
             self._lost[self._place(asked)] = without_server(settled.error, asked.target.base_url)
             return None
@@ -110,13 +100,3 @@ class GatheredTurns:
         plan = NextTurns(specs, self._rules)
         self._spending.ask(plan)
         return plan.turns
-
-
-async def _send(request: Request) -> Reply:
-    return await _turn_request(request).player.send(request)
-
-
-def _turn_request(request: Request) -> TurnRequest:
-    if not isinstance(request, TurnRequest):
-        raise TypeError(f"a {type(request).__name__} belongs to no episode")
-    return request

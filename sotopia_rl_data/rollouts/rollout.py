@@ -153,7 +153,32 @@ def ask_rollout(
         )
 
 
-class EpisodeChains:
+class TurnRequests:
+    """What a plan whose requests are turns of episodes knows of their answers."""
+
+    def accepts(self, request: Request, reply: Reply, ledger: Ledger) -> bool:
+        """Whether a reply can be used by its episode."""
+        asked = turn_request(request)
+        return asked.run.accepts(asked, reply)
+
+    def fault(self, request: Request, reply: Reply) -> str:
+        """What is wrong with a reply that has no action or scores."""
+        asked = turn_request(request)
+        return asked.run.fault(asked, reply)
+
+    async def send(self, request: Request) -> Reply:
+        """Send a request to the policy that it is for."""
+        return await turn_request(request).player.send(request)
+
+
+def turn_request(request: Request) -> TurnRequest:
+    """The request, as one that knows its episode."""
+    if not isinstance(request, TurnRequest):
+        raise TypeError(f"a {type(request).__name__} belongs to no episode")
+    return request
+
+
+class EpisodeChains(TurnRequests):
     """An `asking.plan.Plan`: each episode of the shard is a chain of requests. `on_end` is called with each
     episode that is over; `tally` counts the attempts."""
 
@@ -169,26 +194,16 @@ class EpisodeChains:
 
     def groups(self) -> list[Group]:
         """One group of all players: each request knows which of them it is for."""
-        return [Group(tuple(self._plan.players()), self._first_requests, _send)]
-
-    def accepts(self, request: Request, reply: Reply, ledger: Ledger) -> bool:
-        """Whether a reply can be used by its episode."""
-        turn_request = _turn_request(request)
-        return turn_request.run.accepts(turn_request, reply)
-
-    def fault(self, request: Request, reply: Reply) -> str:
-        """What is wrong with a reply that has no action or scores."""
-        turn_request = _turn_request(request)
-        return turn_request.run.fault(turn_request, reply)
+        return [Group(tuple(self._plan.players()), self._first_requests, self.send)]
 
     def follow_up(self, request: Request, settled: Settled) -> Request | None:
         """The next request of the episode, or None if it is over: then `on_end` is called."""
-        turn_request = _turn_request(request)
-        run = turn_request.run
-        attempts = count_attempts(turn_request, self._ledger, self.tally, settled)
+        asked = turn_request(request)
+        run = asked.run
+        attempts = count_attempts(asked, self._ledger, self.tally, settled)
         if len([attempt for attempt in attempts if attempt.status == "answer"]) > 1:
             self._answered_twice.add(run.spec.episode_id)
-        next_request = run.take(turn_request, settled)
+        next_request = run.take(asked, settled)
         if next_request is None:
             if run.spec.episode_id in self._answered_twice:
                 count_episode(run.spec, run.rules, self._ledger, self.tally)
@@ -206,16 +221,6 @@ class EpisodeChains:
 
     def _specs(self) -> Iterator[EpisodeSpec]:
         return (spec for spec in self._plan.specs() if self._is_ours(spec.episode_id))
-
-
-async def _send(request: Request) -> Reply:
-    return await _turn_request(request).player.send(request)
-
-
-def _turn_request(request: Request) -> TurnRequest:
-    if not isinstance(request, TurnRequest):
-        raise TypeError(f"a {type(request).__name__} belongs to no episode")
-    return request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
