@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sotopia_rl_data.cli import asking, console, listening
-from sotopia_rl_data.cli.making import layout_of, parse_weights, scenes_options, template_option
+from sotopia_rl_data.cli.making import layout_of, parse_weights, rules_options, scenes_options, template_option
 from sotopia_rl_data.cli.serve import model_rewards
 from sotopia_rl_data.errors import UsageError
 
@@ -42,15 +42,7 @@ _GRACE_S = 2  # seconds for the answers in flight after Ctrl-C
 @click.option(
     "--reward-model", "models", multiple=True, metavar="DIR|ID[@REV]", help="Rewards too. Repeat for several."
 )
-@click.option("--turns", default=20, show_default=True, help="The turn limit.")
-@click.option("--seed", default=0, show_default=True, help="A different seed draws different answers.")
-@click.option(
-    "--dialect",
-    type=click.Choice(["legacy", "0.1.5", "head"]),
-    default="legacy",
-    show_default=True,
-    help="Which version of the sotopia library is played; scenes of three people or more need a later one.",
-)
+@rules_options
 @template_option
 @click.option(
     "--schema",

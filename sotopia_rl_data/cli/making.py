@@ -46,6 +46,19 @@ def scenes_options(command: console.F) -> console.F:
     return scenarios(command)
 
 
+def rules_options(command: console.F) -> console.F:
+    """`--turns`, `--seed` and `--dialect`, as `rollouts.episode_run.Rules` takes them."""
+    played = (
+        "Which version of the sotopia library is played: how observations are written and what ends an episode. Scenes "
+        "of three people or more need a later one."
+    )
+    choice = click.Choice(["legacy", "0.1.5", "head"])
+    command = click.option("--dialect", type=choice, default="legacy", show_default=True, help=played)(command)
+    drawn = "A different seed draws different answers."
+    command = click.option("--seed", default=0, show_default=True, help=drawn)(command)
+    return click.option("--turns", default=20, show_default=True, help="The turn limit.")(command)
+
+
 def layout_of(layout: str | None, template: Path | None) -> tuple[Any, Template | None]:
     """The layout and template that the options name."""
     from sotopia_rl_data.prompts import load_template

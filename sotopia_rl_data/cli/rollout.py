@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sotopia_rl_data.cli import asking, console
-from sotopia_rl_data.cli.making import layout_of, scenes_options, template_option
+from sotopia_rl_data.cli.making import layout_of, rules_options, scenes_options, template_option
 from sotopia_rl_data.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,15 +29,7 @@ _FORMS = (
 @scenes_options
 @click.option("--swap", is_flag=True, help="Play each scene again with the policies in each other's place.")
 @click.option("--repeat", default=1, show_default=True, metavar="N", help="Play each scene N times.")
-@click.option("--turns", default=20, show_default=True, help="The turn limit.")
-@click.option("--seed", default=0, show_default=True, help="A different seed draws different answers.")
-@click.option(
-    "--dialect",
-    type=click.Choice(["legacy", "0.1.5", "head"]),
-    default="legacy",
-    show_default=True,
-    help="Which version of the sotopia library is played: how observations are written and what ends an episode.",
-)
+@rules_options
 @template_option
 @asking.models
 @asking.sampling(0.7)
