@@ -71,13 +71,13 @@ class Fetching:
         """Append a line's result to the ledger, unless an earlier fetch did, and settle its reservation. Providers do
         not bill lines that failed or expired; a line without a result, or without an answer in it, may have been
         billed."""
+        if line.control:
+            self._keep_control(intent, line, outcome)
+            return
         ledger, target = self._lookup.ledger, replace(self._client.target, sampling=line.sampling)
         request = Request(target, (), sample=line.sample)
         earlier = brought(ledger, intent, line.key)
         form = RequestForm.of(line.form, self._client.api.ways) or RequestForm(way=intent.way)
-        if line.control:
-            self._keep_control(intent, line, outcome)
-            return
         if isinstance(outcome, Filtered):
             self._budget.came(line.key, None)
             outcome = refusal_of(outcome)
@@ -107,9 +107,9 @@ class Fetching:
         """Put what a control has cost on the bill of the request that it was made for."""
         if not isinstance(outcome, Reply):
             self._budget.came(line.key, None)
-            self.filter.failed(line)
             return
-        (self.filter.failed if outcome.finish == "refusal" else self.filter.answered)(line)
+        if outcome.finish != "refusal":
+            self.filter.answered(line)
         usage, ledger = outcome.usage, self._lookup.ledger
         self._budget.came(line.key, usage)
         earlier = brought(ledger, intent, line.control)

@@ -27,17 +27,13 @@ class ContentFilter:
 
     def __init__(self) -> None:
         self._suspects: dict[str, int] = {}  # status of the refusal, by key
-        self._answered = self._refused = 0  # controls in the batch that is being fetched
+        self._answered = 0  # controls in the batch that is being fetched
         self._longest = 0  # tokens of the longest prompt that was answered, at most
 
     def answered(self, line: BatchLine) -> None:
         """A line, or a control, was answered."""
         self._longest = max(self._longest, line.input)
         self._answered += bool(line.control)
-
-    def failed(self, line: BatchLine) -> None:
-        """A line, or a control, got no answer."""
-        self._refused += bool(line.control)
 
     def suspect(self, line: BatchLine, error: Rejected) -> None:
         """A line was refused, in a form in which others were answered, and is asked once more."""
@@ -50,12 +46,11 @@ class ContentFilter:
 
     def is_met(self, line: BatchLine, error: Rejected) -> bool:
         """Whether a line that was refused once more meets a filter."""
-        controls = self._answered == _CONTROLS and not self._refused
-        return controls and self._suspects.get(line.key) == error.status
+        return self._answered == _CONTROLS and self._suspects.get(line.key) == error.status
 
     def batch_ended(self) -> None:
         """Forget the controls of a batch."""
-        self._answered = self._refused = 0
+        self._answered = 0
 
     def controls(self, asked: Sequence[PendingRequest]) -> list[tuple[PendingRequest, str]]:
         """The controls for a batch in which these are suspected, each with the key of the request that it is for."""
