@@ -261,10 +261,10 @@ class _Steps:
 
     def _shown(self, session: DemoSession | None, error: SotopiaDataError | None = None) -> Shown:
         """The dialogue, what is told of it, and its turns to choose from."""
-        turns = [] if session is None else session.episode.turns
-        latest = turns[-1].turn if turns else None
+        turns = _turns(session)
+        latest = turns[-1][1] if turns else None
         told = self._wrong(error) if error is not None else self._told(session)
-        return view.dialogue(session), told, gr.Dropdown(_turns(session), value=latest)
+        return view.dialogue(session), told, gr.Dropdown(turns, value=latest)
 
     def _told(self, session: DemoSession | None) -> str:
         """What goes on; or what went wrong, until it is tried again."""
@@ -299,8 +299,9 @@ def _doing(session: DemoSession | None) -> str:
 
 
 def _turns(session: DemoSession | None) -> list[tuple[str, int]]:
-    turns = [] if session is None else session.episode.turns
-    return [(f"{one.turn}: {session.scene.person(one.agent).name}", one.turn) for one in turns] if session else []
+    if session is None:
+        return []
+    return [(f"{one.turn}: {session.scene.person(one.agent).name}", one.turn) for one in session.episode.turns]
 
 
 def _menu(label: str, options: Sequence[tuple[str, Any]]) -> gr.Dropdown:

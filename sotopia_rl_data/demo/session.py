@@ -22,7 +22,7 @@ from sotopia_rl_data.demo.host import DemoHost, TalkScores
 from sotopia_rl_data.environments.playing import outside
 from sotopia_rl_data.errors import SotopiaDataError, UsageError
 from sotopia_rl_data.importers.record import UNNAMED, clean
-from sotopia_rl_data.rollouts.actions import Action
+from sotopia_rl_data.rollouts.actions import WORDLESS, Action
 from sotopia_rl_data.rollouts.episode_run import EpisodeSpec
 from sotopia_rl_data.rollouts.policies import Player
 from sotopia_rl_data.rollouts.scene import Scene
@@ -34,7 +34,6 @@ PERSON = "human"
 """The model's name of the person's seat, in the data."""
 MOST_CHARACTERS = 2_000
 """The longest utterance of a person."""
-_WORDLESS = ("none", "leave")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +117,8 @@ class DemoSession:
                     self._step(Action(turn.action_type, turn.text, turn.to, bool(turn.failed)), turn.agent)
 
     def say(self, action_type: str, text: str = "") -> None:
-        """Do something; the policy has not answered then. Raises UsageError, before anything is done, where that is no
-        action or it is not the person's turn."""
+        """Do something; the policy has not answered then. Raises UsageError, before anything is done, where that is not
+        an action or it is not the person's turn."""
         with self._acting, self._ending:
             if not self.is_yours:
                 raise UsageError("It is not your turn.", "wait for the answer, or begin another dialogue")
@@ -207,7 +206,7 @@ def _action(action_type: str, text: str) -> Action:
     known: ActionType | None = next((one for one in ACTION_TYPES if one == action_type), None)
     if known is None:
         raise UsageError(f"{action_type!r} is not an action.", f"choose one of: {', '.join(ACTION_TYPES)}")
-    if known in _WORDLESS:
+    if known in WORDLESS:
         return Action(known)
     text = clean(text).strip()
     if not text:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 from sotopia_rl_data.demo.saving import save
 from sotopia_rl_data.demo.session import Candidate, DemoSession, TurnReward
@@ -162,11 +162,10 @@ def _words(turn: Turn) -> str:
 def _chips(session: DemoSession, found: TurnReward) -> str:
     if found.reward is None:
         return '<div class="chips"><span class="chip none">no reward: an answer could not be used</span></div>'
-    parts: Mapping[str, float | None] = found.parts if len(found.parts) > 1 else {}
-    values: Iterable[tuple[str, float | None]] = parts.items()
     chips = "".join(
         f'<span class="chip" style="--c: {_colour(_share(session, value))}">{_called(name)} {_number(value)}</span>'
-        for name, value in values
+        for name, value in found.parts.items()
+        if len(found.parts) > 1
     )
     total = f'<span class="chip total" style="--c: {_colour(_share(session, found.reward))}">'
     return f'<div class="chips">{total}reward {_number(found.reward)}</span>{chips}</div>'

@@ -29,7 +29,7 @@ from sotopia_rl_data.json_objects import decoder, is_part, objects_in
 from sotopia_rl_data.schema import ACTION_TYPES, ActionType
 from sotopia_rl_data.thoughts import without_thought
 
-_WORDLESS = ("none", "leave")
+WORDLESS = ("none", "leave")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,11 @@ def read_action(completion: str, partners: Mapping[str, str] | None = None) -> A
     action_type = next((known for known in ACTION_TYPES if known == name), None)
     if action_type is None:
         raise BadAnswer(f"The action type is {written_type!r}; there are {', '.join(ACTION_TYPES)}.")
-    argument = _unwrapped(fields.get("argument", "" if action_type in _WORDLESS else None))
+    argument = _unwrapped(fields.get("argument", "" if action_type in WORDLESS else None))
     if not isinstance(argument, str):
         raise BadAnswer(f"The argument of {action_type!r} is {argument!r}, not text.")
     to = () if partners is None else _recipients(_unwrapped(fields.get("to")), partners)
-    return Action(action_type, "" if action_type in _WORDLESS else clean(argument), to)
+    return Action(action_type, "" if action_type in WORDLESS else clean(argument), to)
 
 
 def action_schema(partners: Sequence[str] | None = None) -> dict[str, Any]:
