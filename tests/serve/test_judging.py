@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from fixtures.demo import Thanks
 from fixtures.labelling import BOAT, boats, put, rows, sim
 from fixtures.places import ROOT
 from fixtures.reward_servers import ServerProcess, reward_server
@@ -27,23 +29,7 @@ from sotopia_rl_data.serve.judging import JudgeRewards
 from sotopia_rl_data.serve.scoring import BatchedScoring
 from sotopia_rl_data.store import Store
 
-# The level is the number of times that the words "thank you" stand in the transcript; about "?" it says nonsense.
-JUDGE = """
-import json
-class Thanks:
-    id = "thanks"
-    concurrency = 8
-    async def answer(self, question):
-        said = question.messages[1]["content"]
-        level = "pardon" if "???" in said else min(3, said.count("thank you"))
-        answer = {}
-        for *keys, last in question.slots:
-            inner = answer
-            for key in keys:
-                inner = inner.setdefault(key, {})
-            inner[last] = level
-        return json.dumps(answer)
-"""
+JUDGE = f"import json\nfrom typing import Any\n\n{inspect.getsource(Thanks)}"
 
 
 def judged(folder: Path, *judges: Any, schema: str | None = None, **options: Any) -> JudgeRewards:
