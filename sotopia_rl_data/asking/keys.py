@@ -125,7 +125,11 @@ def without_api_keys() -> Iterator[None]:
 
 def is_local(url: str) -> bool:
     """Whether a URL points to this machine."""
-    host = urlsplit(url).hostname or ""
+    return is_loopback(urlsplit(url).hostname or "")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is reached from this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

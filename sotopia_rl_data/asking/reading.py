@@ -83,8 +83,9 @@ def unpacked(raw: bytes) -> bytes:
 
 def with_call(said: str, thought: str, calls: object) -> tuple[str, str]:
     """Text and thought, where the answer may be in a tool call instead: then the words beside it are a thought."""
-    called = arguments_of(calls) or _arguments_in(said)
-    if called and (not _has_object(said) or called == _arguments_in(said)):
+    left = _arguments_in(said)
+    called = arguments_of(calls) or left
+    if called and (called == left or not _has_object(said)):
         return called, thought or said
     return said, thought
 

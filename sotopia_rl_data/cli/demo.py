@@ -85,6 +85,7 @@ def demo(host: str, port: int, space: Path | None, store: Store, as_json: bool, 
       sotopia-rl-data demo --scenarios hard --profiles ./sotopia --policy claude-sonnet-4-5 --host 0.0.0.0
       sotopia-rl-data demo --policy gpt-4o --judge gpt-4o --budget 5 --space ./space
     """
+    from sotopia_rl_data.asking.keys import is_loopback
     from sotopia_rl_data.code import check_installed
 
     check_installed("The demo", "gradio", extra="demo")
@@ -93,7 +94,7 @@ def demo(host: str, port: int, space: Path | None, store: Store, as_json: bool, 
             asking.model_of(spec, options)  # a URL with a password is refused before it is written anywhere
         _write_space(space, as_json)
         return
-    if not listening.is_here(host):
+    if not is_loopback(host):
         console.warn(f"whoever reaches {host} can talk to these models at your cost, and save dialogues: see --budget")
     import uvicorn
 

@@ -11,7 +11,6 @@ import click
 from sotopia_rl_data.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
-_HERE = ("127.0.0.1", "localhost", "::1")
 
 
 def address(port: int) -> Callable[[F], F]:
@@ -23,11 +22,6 @@ def address(port: int) -> Callable[[F], F]:
         return click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")(command)
 
     return decorate
-
-
-def is_here(host: str) -> bool:
-    """Whether only this machine reaches the address."""
-    return host in _HERE
 
 
 def bound(host: str, port: int) -> socket.socket:

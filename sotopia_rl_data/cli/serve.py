@@ -81,6 +81,7 @@ def serve(
       sotopia-rl-data serve --judge openai:Qwen/Qwen2.5-72B@http://localhost:8000/v1 --port 8001 --schema goal-progress
       curl http://127.0.0.1:8000/score --json '{"items": [{"prompt": "Sell the boat.", "completion": "600?"}]}'
     """
+    from sotopia_rl_data.asking.keys import is_loopback
     from sotopia_rl_data.code import check_installed
 
     if reward_model and asking.is_from_file("judges"):
@@ -92,7 +93,7 @@ def serve(
         raise UsageError(said, "give --reward-model DIR, or --judge SPEC")
     check_installed("A reward server", "fastapi", "uvicorn", "prometheus_client", extra="serve")
     secret = _secret() if token else None
-    if secret is None and not listening.is_here(host):
+    if secret is None and not is_loopback(host):
         console.warn(f"whoever reaches {host} can use this server: set a token, and add --token")
     import uvicorn
 

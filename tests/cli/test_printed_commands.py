@@ -9,12 +9,9 @@ from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
 
-import click
 import pytest
 from fixtures.places import ROOT
-
-from sotopia_rl_data.cli import program
-from sotopia_rl_data.errors import SotopiaDataError
+from fixtures.printed import command_of, refusal
 
 ROOMS = ("sotopia_rl_data", "labelers", "trainers", "cards")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -30,27 +27,7 @@ def fault(line: str) -> str | None:
     except ValueError as error:
         return str(error)
     words = list(takewhile(lambda word: word not in ("|", ">", "&&", ":::"), words))
-    command: click.Command = program.cli
-    context = click.Context(
-        command, info_name="sotopia-rl-data", help_option_names=["-h", "--help"]
-    )  # click keeps them
-    try:
-        while isinstance(command, click.Group):
-            if not words or words[0].startswith("-"):
-                return None if words and words[0] in ("--help", "--version") else "no command"
-            name, found, words = command.resolve_command(context, words)
-            assert name is not None
-            assert found is not None
-            command = found
-            if not isinstance(command, click.Group):
-                context = command.make_context(name, words, parent=context)
-    except click.exceptions.Exit:  # --help
-        return None
-    except click.ClickException as error:
-        return error.format_message()
-    except SotopiaDataError as error:
-        return error.message
-    return None
+    return refusal(words)
 
 
 def texts(path: Path) -> Iterator[str]:
@@ -78,10 +55,8 @@ def faults(text: str) -> list[str]:
 
 
 def is_name(text: str) -> bool:
-    command: click.Command | None = program.cli
-    for word in text.split():
-        command = command.get_command(click.Context(command), word) if isinstance(command, click.Group) else None
-    return command is not None
+    words = text.split()
+    return command_of(words)[1] == len(words)
 
 
 def test_a_command_that_would_be_refused_is_seen():

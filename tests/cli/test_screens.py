@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import shlex
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.places import GOLDENS
-from fixtures.screens import COMMANDS, WIDE, Shown, make_store, plain, show, wider
+from fixtures.screens import COMMANDS, WIDE, Shown, fill, make_store, plain, show, wider
 from fixtures.stores import commit, episodes
 
 from sotopia_rl_data.cli import console
@@ -228,7 +227,7 @@ def test_every_command_that_a_screen_suggests_runs_as_printed(url: str):
         if "gpt-4o" in words:
             words.append("--dry-run")  # what costs money is not asked
         if "annotate import form.csv" in line:
-            fill(Path("form.csv"))
+            fill(Path("form.csv"), "score")
         Path("annotations.csv").unlink(missing_ok=True)  # `annotate template` overwrites no file
         if "human:annotations.csv" in line:
             run(command, url)
@@ -237,12 +236,3 @@ def test_every_command_that_a_screen_suggests_runs_as_printed(url: str):
         if shown.code not in (0, 3):
             wrong.append((command, line, plain(shown.err)))
     assert wrong == []
-
-
-def fill(path: Path, column: str = "score") -> None:
-    """Write a 0 into every line of a form."""
-    lines = list(csv.DictReader(path.open(newline="")))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, lines[0])
-        writer.writeheader()
-        writer.writerows(line | {column: "0"} for line in lines)

@@ -1,4 +1,4 @@
-"""The limit of an answer in batches, where nobody has set one: the same as of live requests (`answer_limit.py`).
+"""The limit of an answer in batches, where none was set: the same as of live requests (`answer_limit.py`).
 
 A batch cannot be stopped when its first answers are cut off. So while it is not known whether a model's answers keep
 to the limit, no more than `_UNKNOWN` lines have it; what these show is remembered, and later batches go by it. What

@@ -74,8 +74,7 @@ class Fetching:
         if line.control:
             self._keep_control(intent, line, outcome)
             return
-        ledger, target = self._lookup.ledger, replace(self._client.target, sampling=line.sampling)
-        request = Request(target, (), sample=line.sample)
+        ledger, request = self._lookup.ledger, self._request(line)
         earlier = brought(ledger, intent, line.key)
         form = RequestForm.of(line.form, self._client.api.ways) or RequestForm(way=intent.way)
         if isinstance(outcome, Filtered):
@@ -88,9 +87,9 @@ class Fetching:
             if all(attempt.status == "error" for attempt in earlier):
                 ledger.append(answered(request, line.key, line.question, outcome, 0.0, intent.batch))
             self._budget.came(line.key, outcome.usage)
-            self._lookup.outcome.count(target.model, outcome)
+            self._lookup.outcome.count(request.target.model, outcome)
             # the line has the most tokens that its prompt can have; in any language it has at least half as many
-            self._lookup.outcome.count_prompt(target.model, line.input // 2, outcome.usage.input)
+            self._lookup.outcome.count_prompt(request.target.model, line.input // 2, outcome.usage.input)
             self._lookup.came(line.key)
             self._client.answer_limits.answered(line, outcome)
             self.filter.answered(line)
@@ -110,15 +109,17 @@ class Fetching:
             return
         if outcome.finish != "refusal":
             self.filter.answered(line)
-        usage, ledger = outcome.usage, self._lookup.ledger
+        usage, ledger, request = outcome.usage, self._lookup.ledger, self._request(line)
         self._budget.came(line.key, usage)
-        earlier = brought(ledger, intent, line.control)
-        if not any(past.error == _CONTROL and past.sample == line.sample for past in earlier):
+        if all(past.question != line.question for past in brought(ledger, intent, line.control)):
             tokens = None if usage == Usage() else (usage.input, usage.cached, usage.written, usage.output)
-            target = replace(self._client.target, sampling=line.sampling)
-            request, unknown = Request(target, (), sample=line.sample), tokens is None
+            unknown = tokens is None
             ledger.append(failed(request, line.control, line.question, _CONTROL, 0.0, intent.batch, unknown, tokens))
-            self._lookup.outcome.count_usage(target.model, usage)
+            self._lookup.outcome.count_usage(request.target.model, usage)
+
+    def _request(self, line: BatchLine) -> Request:
+        """What an attempt in the ledger records of the request behind a line."""
+        return Request(replace(self._client.target, sampling=line.sampling), (), sample=line.sample)
 
     def _fail(self, line: BatchLine, error: AskingError, form: RequestForm) -> None:
         """Give a request up, or leave it for the next round."""
@@ -163,9 +164,8 @@ class Fetching:
         if not self.filter.is_met(line, error):
             self._lookup.lose(line.key, error)
             return
-        request = Request(replace(self._client.target, sampling=line.sampling), (), sample=line.sample)
         refusal = refusal_of(Filtered(error.message, status=error.status))
-        self._lookup.ledger.append(answered(request, line.key, line.question, refusal, 0.0, intent.batch))
+        self._lookup.ledger.append(answered(self._request(line), line.key, line.question, refusal, 0.0, intent.batch))
         self._lookup.came(line.key)
 
     def _retry_throttled(self, answers: int) -> None:
