@@ -299,7 +299,7 @@ _LONGEST_NAME = 40  # characters looked at before a separator, with quotes and b
 _ABOUT_A_KEY = {
     *("id", "ids", "name", "names", "url", "uri", "length", "size", "type", "path", "file", "hash", "count")
 }
-_ABOUT_A_KEY |= {"version", "arn", "limit", "index", "alias", "method", "mode", "scheme", "format", "header", "status"}
+_ABOUT_A_KEY |= {"version", "arn", "limit", "index", "alias"}
 _PAIR = re.compile(r"(?i)\b(?:key|name)[\"']?\s?[=:]\s?[\"']?([\w.-]+)[\"']?[,\s]+[\"']?value[\"'\s]*$")
 _DEFAULT = re.compile(r"\"([\w.-]+)\"\s{0,9}\{[^{}\"]{0,60}\bdefault\s*$")  # variable "password" { default = …
 _SEPARATOR = re.compile(r"(?::=|=>|[:=>]|(?<=[\"']),)\s{0,3}b?\\?(?=[^\s])")

@@ -302,7 +302,7 @@ def ledger_merge(folders: tuple[Path, ...], path: Path | None, store: Store, as_
 
     \b
     Example:
-      sotopia-rl-data ledger merge runs/shard-1 runs/shard-2
+      sotopia-rl-data ledger merge shards/1 shards/2
     """
     from dataclasses import asdict
 
