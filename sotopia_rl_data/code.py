@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import shlex
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from sotopia_rl_data.errors import UsageError
@@ -29,13 +32,23 @@ def check_installed(what: str, *libraries: str, hint: str = "", extra: str = "tr
     missing = [name for name in libraries if importlib.util.find_spec(name) is None]
     if missing:
         are = "is" if len(missing) == 1 else "are"
-        raise UsageError(f"{what} needs {' and '.join(missing)}, which {are} not installed.", hint or _install(extra))
+        named = " and ".join([", ".join(missing[:-1]), missing[-1]] if missing[1:] else missing)
+        install = (hint or _install(extra)).replace("pip install", f"{_pip()} install", 1)
+        raise UsageError(f"{what} needs {named}, which {are} not installed.", install)
 
 
 def _install(extra: str) -> str:
     if _version() == _UNKNOWN:
         return f"pip install -e {shlex.quote(f'{Path(__file__).resolve().parents[1]}[{extra}]')}"
     return f"pip install 'sotopia-rl-data[{extra}]'"
+
+
+def _pip() -> str:
+    """What calls the pip of this interpreter: in an environment that is not activated, `pip` is another's, or none."""
+    found = shutil.which("pip")
+    if found and os.path.dirname(os.path.abspath(found)) == os.path.dirname(sys.executable):
+        return "pip"
+    return f"{shlex.quote(sys.executable or 'python')} -m pip"
 
 
 def _version() -> str:

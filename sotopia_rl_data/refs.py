@@ -52,7 +52,7 @@ def parse(text: str) -> DatasetRef:
 
 def check_name(name: str) -> str:
     """`name` where it can name a dataset (`name` or `org/name`). Raises UsageError."""
-    if Path(name).is_file():
+    if Path(name).exists() and not Path(name).is_dir():  # a pipe too
         raise UsageError(
             f"{name!r} would be the name of a dataset, but a file with this name exists.",
             f"write ./{name} if you mean the file; a path starts with ./, ../ or /",

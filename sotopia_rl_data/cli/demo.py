@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import shlex
+import sys
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -131,7 +134,9 @@ def _write_space(folder: Path, as_json: bool) -> None:
         console.emit_json({"files": [str(path) for path in written]})
     else:
         click.echo(folder)
-    console.note(f"try it: cd {folder} && DEMO_HOST=127.0.0.1 python app.py")
+    # this interpreter, by its whole path: the command starts in another folder, where no `python` need be on PATH
+    python = shlex.quote(os.path.abspath(sys.executable))
+    console.note(f"try it: cd {shlex.quote(str(folder))} && DEMO_HOST=127.0.0.1 {python} app.py")
 
 
 def _of_the_demo(words: Sequence[str]) -> list[str]:

@@ -55,7 +55,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "curate": (f"{_HERE}.trust:curate", "Where to spend the next dollar: the widest disagreement."),
     },
     "Train on data": {
-        "train": (f"{_HERE}.train:train", "A reward model, a policy by behaviour cloning, a policy by GRPO."),
+        "train": (f"{_HERE}.train:train", "A reward model; a policy by behaviour cloning, DPO or GRPO."),
         "score": (f"{_HERE}.train:score", "Add a reward model's scores to a dataset, as a judge."),
         "serve": (f"{_HERE}.serve:serve", "Serve a reward model to trainers that ask over HTTP."),
         "demo": (f"{_HERE}.demo:demo", "A page where people talk to a policy and see each utterance's reward."),

@@ -134,7 +134,6 @@ def _show(report: ReplayReport) -> None:
     if report.left_out:
         counts.insert(1, ("left out (after the dialogue's end)", report.left_out))
     name = report.version.partition("@")[0]
-    asking.show_run("re-played", "play", report, counts, f"sotopia-rl-data show {name}")
     shown = sorted(report.estimates, key=lambda one: abs(one.estimate.credit), reverse=True)[:20]
     rows = [
         [one.episode_id, one.turn, one.agent, one.dimension, round(one.estimate.credit, 2), round(one.estimate.low, 2),
@@ -142,3 +141,4 @@ def _show(report: ReplayReport) -> None:
         for one in shown
     ]  # fmt: skip
     console.table(["episode", "turn", "agent", "dimension", "credit", "from", "to"], rows, "the largest, in points")
+    asking.show_run("re-played", "play", report, counts, f"sotopia-rl-data show {name}")  # ends with what to do next

@@ -186,7 +186,8 @@ class _Look:
                     # training rows beside episodes, as in a folder of runs, are another dataset
                     sources = [replace(s, format=None) if s.format in EXAMPLES else s for s in sources]
                 if all(source.format is None for source in sources):
-                    raise InputError(f"The folder {path} has no file in a format that can be imported.", _HINT)
+                    hint = _HINT if sources else "put files in it, or name another folder"
+                    raise InputError(f"The folder {path} has no file in a format that can be imported.", hint)
                 return sources
             if not path.exists():
                 raise InputError(f"There is no file or folder {path}.", "check the path")

@@ -54,14 +54,34 @@ def test_no_command_that_is_printed_has_a_placeholder_or_needs_a_clone():
     assert ONLY_IN_A_CLONE.search("pip install '.[train]'")
 
 
-def test_without_an_installation_the_extra_is_installed_from_the_clone(monkeypatch: pytest.MonkeyPatch):
+def test_without_an_installation_the_extra_is_installed_from_the_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import importlib.metadata
 
+    environment(tmp_path, monkeypatch)
     with pytest.raises(errors.UsageError) as told:
         code.check_installed("Training", "no_such_library")
     installed = {found.metadata["Name"] for found in importlib.metadata.distributions()}
     clone = f"pip install -e '{ROOT}[train]'"
     assert told.value.hint == ("pip install 'sotopia-rl-data[train]'" if "sotopia-rl-data" in installed else clone)
+
+
+def environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An activated environment: its pip is the first on PATH."""
+    (folder / "pip").write_text("#!/bin/sh\n")
+    (folder / "pip").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr("sys.executable", str(folder / "python"))
+
+
+def test_what_lacks_is_installed_where_the_program_runs_and_not_by_another_pip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    environment(tmp_path, monkeypatch)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "my env" / "bin" / "python"))
+    with pytest.raises(errors.UsageError) as told:
+        code.check_installed("A plot", "no_such_a", "no_such_b", "no_such_c", hint="pip install matplotlib")
+    assert told.value.message == "A plot needs no_such_a, no_such_b and no_such_c, which are not installed."
+    assert told.value.hint == f"'{tmp_path}/my env/bin/python' -m pip install matplotlib"
 
 
 @pytest.mark.slow

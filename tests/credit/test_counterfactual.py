@@ -302,6 +302,8 @@ def test_the_cap_holds_over_draws_plays_and_judges_and_the_dry_run_sends_nothing
         usage = provider.log()["usage"]
         whole = invoke(*words, "--budget", "50", "--json")
         assert whole.exit_code == 0, whole.exception
+        screen = invoke(*words, "--budget", "50").output
+    assert screen.index("the largest, in points") < screen.index("next:")
     assert 0 < (usage["input"] * 10 + usage["output"] * 100) / 1e6 <= 0.1
     assert json.loads(whole.stdout)["bill"]["total"] <= 50
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -101,6 +102,16 @@ def test_two_who_reward_are_not_called_the_same(named: list[str], tmp_path: Path
     done = CliRunner().invoke(cli, words, standalone_mode=False)
     assert isinstance(done.exception, UsageError)
     assert done.exception.message == f"Two of those who reward are called {Path(named[0]).name!r}."
+
+
+def test_what_tries_a_space_is_printed_for_this_interpreter_and_for_odd_names(tmp_path: Path):
+    folder = tmp_path / "my space"
+    done = CliRunner().invoke(cli, ["demo", "--space", str(folder), "--store", str(tmp_path)], standalone_mode=False)
+    assert done.exit_code == 0, done.exception
+    told = done.stderr.split("try it: ")[1].split()
+    assert shlex.split(" ".join(told)) == [
+        "cd", str(folder), "&&", "DEMO_HOST=127.0.0.1", os.path.abspath(sys.executable), "app.py"
+    ]  # fmt: skip
 
 
 @pytest.mark.long

@@ -24,10 +24,11 @@ from fixtures.records import (
     table,
 )
 
-from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.importers import TrainingRow, formats, plan, read
 from sotopia_rl_data.importers.formats.format import Format, one_by_one
 from sotopia_rl_data.importers.record import nested
+from sotopia_rl_data.refs import parse
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 
 # The same episode in every wrapping
@@ -460,6 +461,20 @@ def test_what_columns_cannot_mend_is_not_answered_with_a_map(tmp_path):
             error.value.hint
             == "check that the file is whole and its text UTF-8; sotopia-rl-data import --help has the formats"
         )
+
+
+def test_a_pipe_that_is_written_as_a_dataset_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "odd").mkdir()
+    os.mkfifo("odd/pipe.jsonl")
+    with pytest.raises(UsageError, match="a file with this name exists"):
+        parse("odd/pipe.jsonl")
+
+
+def test_an_empty_folder_is_not_answered_with_a_map(tmp_path):
+    with pytest.raises(InputError) as error:
+        read([tmp_path])
+    assert error.value.hint == "put files in it, or name another folder"
 
 
 def test_a_pipe_and_a_device_are_not_called_empty(tmp_path):
