@@ -2,6 +2,7 @@
 
     methods.py   episodes as units: an agent of an episode; the method it belongs to; which units make a pair
     measure.py   compare(): means, paired tests and intervals, per scenario, talk, agreement among evaluators
+    diversity.py distinct-n: how much of what an agent says it has not said before
     results.py   the results of compare(), as frozen dataclasses
     tables.py    the papers' tables of it
     page.py      the page, with plots and dialogues side by side

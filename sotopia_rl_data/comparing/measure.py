@@ -14,6 +14,7 @@ from sotopia_rl_data import statistics
 from sotopia_rl_data.agreement import OVERALL
 from sotopia_rl_data.agreement.measure import agreement_of
 from sotopia_rl_data.agreement.opinions import Opinion, Opinions
+from sotopia_rl_data.comparing.diversity import distinct
 from sotopia_rl_data.comparing.methods import (
     AVERAGE,
     BOTH,
@@ -112,7 +113,7 @@ def compare_units(
             )
         for partner, sides in sorted(by_partner(kept, any_partner).items()):
             conditions += [_condition(label, partner, name, sides, names, options) for name in evaluators]
-            talk += [_talk(label, partner, method, some) for method, some in sides.items() if some]
+            talk += [_talk(label, partner, method, some, options.level) for method, some in sides.items() if some]
     return Comparison(
         refs=tuple(refs),
         methods=tuple(methods),
@@ -320,7 +321,7 @@ def _scenario(environment: str, codename: str, pairs: PairedScores, names: Seque
     return Scenario(environment, codename, int(mine.sum()), sides[0], sides[1])
 
 
-def _talk(label: str, partner: str, method: str, units: Sequence[Unit]) -> Talk:
+def _talk(label: str, partner: str, method: str, units: Sequence[Unit], level: float) -> Talk:
     utterances, words = sum(unit.utterances for unit in units), sum(unit.words for unit in units)
     return Talk(
         scenarios=label,
@@ -331,6 +332,7 @@ def _talk(label: str, partner: str, method: str, units: Sequence[Unit]) -> Talk:
         utterances=utterances / len(units),
         words=words / len(units),
         words_an_utterance=words / utterances if utterances else None,
+        distinct=tuple(distinct(units, n, level) for n in (1, 2, 3)),
     )
 
 

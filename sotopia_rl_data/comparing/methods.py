@@ -50,7 +50,8 @@ class Unit:
 
     `cast` holds the agents' ids in speaking order, `position` is the agent's place among them. `model` plays it,
     `partner` names the models of the others. `turns` is the episode's number of turns; `utterances` the agent's own
-    that are more than nothing, `words` those of its speech. `scores` by evaluator and dimension; missing is absent.
+    that are more than nothing, `words` those of its speech, and `speech` what it said, an utterance each. `scores` by
+    evaluator and dimension; missing is absent.
     """
 
     run: int
@@ -65,6 +66,7 @@ class Unit:
     utterances: int
     words: int
     scores: Mapping[str, Mapping[str, float]]
+    speech: tuple[str, ...] = ()
 
     @property
     def agent(self) -> str:
@@ -109,6 +111,7 @@ def _units_of_row(run: int, row: Mapping[str, Any]) -> Iterator[Unit]:
             if score["agent"] == agent:
                 scores.setdefault(score["evaluator"], {})[score["dimension"]] = score["score"]
         mine = [turn for turn in row["turns"] if turn["agent"] == agent and turn["action_type"] != "none"]
+        speech = tuple(turn["text"] for turn in mine if turn["action_type"] == "speak")
         yield Unit(
             run=run,
             episode_id=row["episode_id"],
@@ -120,8 +123,9 @@ def _units_of_row(run: int, row: Mapping[str, Any]) -> Iterator[Unit]:
             partner=", ".join(sorted({*models[:position], *models[position + 1 :]})),
             turns=len(row["turns"]),
             utterances=len(mine),
-            words=sum(len(turn["text"].split()) for turn in mine if turn["action_type"] == "speak"),
+            words=sum(len(text.split()) for text in speech),
             scores=scores,
+            speech=speech,
         )
 
 
@@ -131,7 +135,8 @@ def read_methods(
     """All units of the runs, and those of each method by its name, in the runs' order.
 
     `agents` says which agents count, once for all runs or once for each: "first", "second", "all" or a model's name.
-    `partners` are models that are not a method. Where neither is given, a rollout records itself which model it tests.
+    `partners` are models that are not a method. Where neither is given, or all models of a run are partners, a rollout
+    records itself which model it tests: so a model that others were played against can be compared with them.
     Raises UsageError where none of these tells the method.
     """
     units, refs = units_of(versions), [version.ref for version in versions]
@@ -148,7 +153,10 @@ def read_methods(
         if agents:
             who = agents[run] if len(agents) == len(refs) else agents[0]
         else:
-            who = (None if partners else _tested_in(version)) or _own_model(run, by_run, refs, set(partners))
+            tested = _tested_in(version)
+            is_among_partners = bool(partners) and _models(by_run[run]) <= set(partners)
+            recorded = tested if is_among_partners or not partners else None  # a partner too may be a row
+            who = recorded or _own_model(run, by_run, refs, set(partners))
         picked.append(_picked(who, by_run[run], version.ref))
     methods: dict[str, list[Unit]] = {}
     for name, some in zip(_names(picked, refs), picked, strict=True):

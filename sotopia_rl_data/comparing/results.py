@@ -107,7 +107,8 @@ class ConditionResult:
 @dataclass(frozen=True, slots=True)
 class Talk:
     """How much a method's agent talks with one partner. `turns`, `utterances` and `words` are means over episodes: of
-    the whole episode's turns, and of the agent's own utterances and words. `words_an_utterance` is the agent's own."""
+    the whole episode's turns, and of the agent's own utterances and words. `words_an_utterance` is the agent's own.
+    `distinct` has distinct-1, -2 and -3 of all its speech (see `diversity.py`)."""
 
     scenarios: str
     partner: str
@@ -117,6 +118,7 @@ class Talk:
     utterances: float
     words: float
     words_an_utterance: float | None
+    distinct: tuple[Figure, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,7 @@ def talk(comparison: Comparison) -> Grid:
             talk.utterances,
             talk.words,
             talk.words_an_utterance,
+            *(_figure(figure) for figure in talk.distinct),
         )
         for talk in comparison.talk
     ]
@@ -155,9 +156,17 @@ def talk(comparison: Comparison) -> Grid:
         "own utterances",
         "own words",
         "words an utterance",
+        "distinct-1",
+        "distinct-2",
+        "distinct-3",
     )
     alike = [columns[place] for place in (1, 2) if len({row[place] for row in rows}) < 2]
-    return Grid("how much is said, means of episodes", columns, tuple(rows), ("own words", "turns", *alike))
+    return Grid(
+        "how much is said, means of episodes",
+        columns,
+        tuple(rows),
+        ("distinct-3", "distinct-1", "own words", "turns", *alike),
+    )
 
 
 def agreement(comparison: Comparison) -> Grid | None:

@@ -5,7 +5,7 @@ Shared by `agreement`, `audit`, `report`, `curate`, the cards, the trainers and 
     columns.py      two columns: errors, differences, calibration; Pearson, Spearman and Kendall with ties
     reliability.py  quadratic-weighted kappa, Krippendorff's alpha, order within groups
     joint.py        the same figures from counted tables, for many tables at once
-    inference.py    bootstrap intervals over clusters, the paired t-test, sign-flip tests, effect size, corrections
+    inference.py    bootstrap and jackknife intervals over clusters, the paired t-test, sign-flip tests, corrections
 
 Every statistic of two columns takes optional `weights`, one non-negative number for each row (default: 1). A row of
 weight 2 counts as if it were there twice, so a bootstrap resample is a vector of weights, a table of counts is a column
@@ -35,6 +35,7 @@ from sotopia_rl_data.statistics.inference import (
     bootstrap_interval,
     draws,
     holm,
+    jackknife_interval,
     paired_t_test,
     percentile_interval,
     resampled,
@@ -55,6 +56,7 @@ __all__ = [
     "calibration_error",
     "draws",
     "holm",
+    "jackknife_interval",
     "kendall",
     "krippendorff_alpha",
     "mean_absolute_error",

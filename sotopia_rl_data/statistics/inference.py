@@ -156,6 +156,19 @@ def bootstrap_interval(
     return percentile_interval(np.array(values), count, level)
 
 
+def jackknife_interval(value: float | None, without: ArrayLike, level: float = 0.95) -> tuple[float, float] | None:
+    """Student's interval around `value`, whose error is that of the jackknife (Efron & Tibshirani 1993, chapter 11):
+    `without` has the statistic with each cluster left out. For statistics that repeats of a cluster would change, as
+    those of a bootstrap do. None where there are fewer than two clusters."""
+    left = np.asarray(without, dtype=np.float64)
+    n = len(left)
+    if value is None or n < 2:
+        return None
+    error = math.sqrt((n - 1) / n * float(np.sum((left - left.mean()) ** 2)))
+    half = error * student_quantile((1.0 + level) / 2.0, n - 1)
+    return value - half, value + half
+
+
 def draws(clusters: int, resamples: int, seed: int = 0) -> Iterator[NDArray[np.float32]]:
     """How often each cluster is drawn in each resample, in blocks of resamples: (resamples of the block, clusters)."""
     rng = np.random.default_rng(seed)

@@ -24,6 +24,11 @@ from sotopia_rl_data.comparing import Comparison, ComparisonOptions, compare, ta
 from sotopia_rl_data.comparing.measure import compare_units
 from sotopia_rl_data.comparing.methods import AVERAGE
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.labelers.evaluation.evaluating import evaluate
+from sotopia_rl_data.labelers.plan import Elicitation
+from sotopia_rl_data.rollouts.episode_run import Rules
+from sotopia_rl_data.rollouts.rollout import plan_of, rollout
+from sotopia_rl_data.rollouts.scenarios import scenes_of
 from sotopia_rl_data.schema import Episode, Score
 from sotopia_rl_data.store import Store
 
@@ -154,6 +159,19 @@ def test_talk_counts_turns_of_the_episode_and_the_agents_own_utterances_and_word
     assert told == [("A", 3.0, 2.0, 4.0, 2.0), ("B", 2.0, 1.0, 1.0, 1.0)]
 
 
+def test_distinct_n_is_the_share_of_different_n_grams_and_its_interval_leaves_out_each_episode(store: Store):
+    said = ("Yes, yes!", "x", "no"), ("yes: no", "x"), ("Don't", "x")
+    a = [episode(f"{i}", ("A", "P"), goals(1, 1), said=texts) for i, texts in enumerate(said)]
+    (talk,) = compared(store, a, agents=["A"]).talk
+    one, two, three = talk.distinct
+    assert one.value == 3 / 6  # yes yes no, yes no, don't
+    left_out = [3 / 3, 3 / 4, 2 / 5]
+    error = np.sqrt(2 / 3 * sum((each - np.mean(left_out)) ** 2 for each in left_out))
+    assert (one.low, one.high) == pytest.approx((0.5 - 4.302653 * error, 0.5 + 4.302653 * error), abs=1e-6)
+    assert (two.value, three.value) == (1.0, None)  # "yes yes" and "yes no"; nobody says three words in a row
+    assert "distinct-2" in tables.talk(compared(store, a, agents=["A"])).columns
+
+
 # --- whose agent ------------------------------------------------------------------------------------------------------
 
 
@@ -174,6 +192,22 @@ def test_the_method_is_the_model_that_not_every_run_has(store: Store):
 
 def test_a_partner_that_plays_with_itself_is_a_method_too(store: Store):
     assert played(store, ("P", "P"), ("B", "P")) == [("P", ["P", "B"])]
+
+
+def test_a_partner_is_a_row_against_each_partner_where_the_rollouts_say_whom_they_test(store: Store, tmp_path: Path):
+    policies = tmp_path / "policies.py"
+    policies.write_text("class RL:\n    def __call__(self, prompt):\n        return 'I agree with you.'\n")
+    bc, gpt, rl = "scripted:warm", "scripted:firm", f"{policies}:RL"
+    scene = scenes_of("samples", None, 1)[:1]
+    versions = []
+    for a, b in ((bc, bc), (rl, bc), (bc, gpt), (rl, gpt)):
+        name = f"lab/run{len(versions)}"
+        rollout(store, plan_of(scene, Rules(turns=4), a=a, b=b), name)
+        versions.append(evaluate(store, name, Elicitation(judges=["lexical"])).committed.version)
+    found = compare(versions, partners=[bc, gpt], options=QUICK)
+    by_partner = {c.partner: [m.method for m in c.means] for c in found.conditions}
+    assert by_partner == {bc: [bc, "RL"], gpt: [bc, "RL"]}
+    assert all(condition.contrasts[0].pairs == 1 for condition in found.conditions)
 
 
 def test_self_play_is_compared_with_self_play(store: Store):
