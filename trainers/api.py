@@ -33,10 +33,6 @@ if TYPE_CHECKING:
     )
     from sotopia_rl_data.trainers.encoding import Cuts, Dialogues
 
-_LESS_MEMORY = (
-    "lower {} with --set (a higher gradient_accumulation_steps makes up for smaller batches), or try "
-    "--set gradient_checkpointing=true or --set adapter=qlora"
-)
 _LONGEST_WAIT = timedelta(days=7)  # of processes for the slowest of them
 TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
 MUST_STAY = (  # settings that decide a run's rows, weights or steps: a resumed run must have the same
@@ -93,7 +89,7 @@ def train_rm(config: RMConfig) -> dict[str, Any]:
     prepared = prepare(run.data, config)
     if run.checkpoint:
         check_same_units(run.checkpoint, prepared.head)
-    with oom_hint(_LESS_MEMORY.format("row_tokens or per_device_train_batch_size")):
+    with oom_hint(_less_memory(config, "row_tokens")):
         trainer = build_trainer(config, prepared, load_model(config, prepared), run.callbacks)
         run.train(trainer)
         trainer.save_model()
@@ -103,6 +99,16 @@ def train_rm(config: RMConfig) -> dict[str, Any]:
             metrics["test"] = _unprefixed(measured, "test")
     facts = {"head": prepared.head.to_config(), "packing": trainer.packing}
     return run.keep_record(trainer, prepared.cuts, facts, metrics)
+
+
+def _less_memory(config: TrainerConfig, length: str) -> str:
+    """A hint for a run that needs too much memory; `length` is the setting that makes rows shorter."""
+    budget = getattr(config, "tokens_per_device_batch", None)
+    batch = "tokens_per_device_batch" if budget else "per_device_train_batch_size"
+    return (
+        f"lower {batch} or {length} with --set (a higher gradient_accumulation_steps makes up for smaller batches), or "
+        "try --set gradient_checkpointing=true or --set adapter=qlora"
+    )
 
 
 def plan(config: TrainerConfig, gpus: str = "1x80GB") -> dict[str, Any]:
@@ -124,7 +130,7 @@ def train_sft(config: PolicySFTConfig) -> dict[str, Any]:
     run = TrainingRun(config, need_reward=False)
     tokenizer = tokenizer_of(config)
     dialogues = run.dialogues(tokenizer, config.max_length)
-    with oom_hint(_LESS_MEMORY.format("per_device_train_batch_size or max_length")):
+    with oom_hint(_less_memory(config, "max_length")):
         trainer = build_sft_trainer(config, dialogues, tokenizer, run.callbacks)
         run.train(trainer)
         trainer.save_model()
@@ -151,7 +157,7 @@ def train_dpo(config: PolicyDPOConfig) -> dict[str, Any]:
     tokenizer = tokenizer_of(config)
     pairs = tokenised_pairs(run.data, Encoder(tokenizer, config.max_length, "dpo"), not config.disable_tqdm)
     check_splits(run.data, pairs.splits, config.eval_strategy != "no", lacks="has no pair that fits")
-    with oom_hint(_LESS_MEMORY.format("per_device_train_batch_size or max_length")):
+    with oom_hint(_less_memory(config, "max_length")):
         trainer = build_dpo_trainer(config, pairs, tokenizer, run.callbacks)
         run.train(trainer)
         metrics = {"validation": _validation_metrics(trainer)}  # against the reference, which is not saved
@@ -176,7 +182,7 @@ def train_grpo(config: PolicyGRPOConfig) -> dict[str, Any]:
     run = TrainingRun(config, need_reward=False)
     tokenizer = tokenizer_of(config)
     dialogues = run.dialogues(tokenizer, config.max_prompt_length)
-    with oom_hint(_LESS_MEMORY.format("per_device_train_batch_size or max_completion_length")):
+    with oom_hint(_less_memory(config, "max_completion_length")):
         reward_model = load_rewards(config, dialogues)
         trainer = build_grpo_trainer(config, dialogues, tokenizer, reward_model, run.callbacks)
         run.train(trainer)

@@ -95,9 +95,11 @@ class RMConfig(CommonFields, TrainingArguments):  # type: ignore[misc]  # mypy s
     )
     max_length: int = field(default=4096, metadata={"help": "Most tokens of a prompt and its answer together."})
     row_tokens: int = field(default=8192, metadata={"help": "Most tokens in one packed row."})
+    per_device_train_batch_size: int = field(
+        default=1, metadata={"help": "Rows of a batch on each device, in place of tokens_per_device_batch."}
+    )
     tokens_per_device_batch: int | None = field(
-        default=None,
-        metadata={"help": "Fill each batch with rows up to so many tokens; per_device_train_batch_size is not read."},
+        default=None, metadata={"help": "Fill each batch on a device with rows up to so many tokens."}
     )
     self_check: bool = field(default=True, metadata={"help": "Compare packed and plain scores before training."})
     padding_side: str = field(default="right", metadata={"help": "Where rows are padded: right or left."})
@@ -132,9 +134,11 @@ class PolicySFTConfig(CommonFields, SFTConfig):  # type: ignore[misc]  # mypy sk
     kind: ClassVar[Literal["sft"]] = "sft"
     completion_only_loss: bool | None = True
     max_length: int | None = 4096
+    per_device_train_batch_size: int = field(
+        default=1, metadata={"help": "Rows of a batch on each device, in place of tokens_per_device_batch."}
+    )
     tokens_per_device_batch: int | None = field(
-        default=None,
-        metadata={"help": "Fill each batch with rows up to so many tokens; per_device_train_batch_size is not read."},
+        default=None, metadata={"help": "Fill each batch on a device with rows up to so many tokens."}
     )
     eval_strategy: str = "epoch"
     save_strategy: str = "epoch"
@@ -153,7 +157,7 @@ class PolicySFTConfig(CommonFields, SFTConfig):  # type: ignore[misc]  # mypy sk
             if self.packing:
                 raise UsageError(
                     "packing=true fills each row up to max_length, tokens_per_device_batch each batch with rows.",
-                    "set one of the two: --set packing=false",
+                    "set one of the two: --set packing=false, or --set tokens_per_device_batch=null",
                 )
             fill_batches(self)
         super().__post_init__()
@@ -238,14 +242,25 @@ class PolicyGRPOConfig(CommonFields, GRPOConfig):  # type: ignore[misc]  # mypy 
 
 
 def fill_batches(config: RMConfig | PolicySFTConfig) -> None:
-    """A batch is one item, which is filled up to a number of tokens. Raises UsageError where that cannot hold a row."""
+    """A batch is one item, which is filled up to a number of tokens. Raises UsageError where that cannot hold a row, or
+    where a number of rows is set too."""
+    rows = config.per_device_train_batch_size
+    if rows != 1:
+        raise UsageError(
+            f"A batch has {config.tokens_per_device_batch} tokens or {rows} rows, and both are set.",
+            "leave one out: tokens_per_device_batch or per_device_train_batch_size",
+        )
     most, longest = config.tokens_per_device_batch or 0, config.max_length
-    if longest is None or most < longest:
+    if longest is None:
+        raise UsageError(
+            f"Rows have no max_length, so tokens_per_device_batch={most} might not hold one.",
+            f"--set max_length={most}",
+        )
+    if most < longest:
         raise UsageError(
             f"tokens_per_device_batch={most} cannot hold a row of max_length={longest} tokens.",
-            f"--set tokens_per_device_batch={longest or 4096}, or lower max_length",
+            f"--set tokens_per_device_batch={longest}, or lower max_length",
         )
-    config.per_device_train_batch_size = 1
 
 
 TrainerConfig = RMConfig | PolicySFTConfig | PolicyDPOConfig | PolicyGRPOConfig

@@ -205,7 +205,7 @@ class Encoder:
         last = int(ids[-1]) if len(ids) else None
         if last is None or last not in {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}:
             raise InputError(
-                "The chat template does not end an assistant's turn with a special token, as the reward model needs.",
+                "The chat template does not end an assistant's turn with a special token, which tells where it ends.",
                 HINT,
             )
         return last

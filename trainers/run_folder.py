@@ -127,6 +127,13 @@ class RunFolder:
                 f"name that version: --dataset {name}; or start a new run: --output DIR",
             )
         old, new = ({"kind": run["kind"], "model": run["model"], **run["config"]} for run in (before, now))
+        if old.get("tokens_per_device_batch") is None and new.get("tokens_per_device_batch"):
+            raise UsageError(
+                f"{checkpoint} was trained with {old.get('rows_a_step', 'some')} rows a step; this run fills each "
+                "batch with rows up to a number of tokens.",
+                "set per_device_train_batch_size and gradient_accumulation_steps as they were; or start a new run: "
+                "--output DIR",
+            )
         for name, value in old.items():
             if name == "reward_model" and old.get("reward_server"):
                 continue  # a server may have moved: what it serves is compared

@@ -28,6 +28,7 @@ TITLES = {"CommonFields": "Settings of all trainers"} | {
 }
 """The headings of this project's own settings, by the class that has them."""
 DEFAULT = "default"  # the preset that is taken where none is named
+BATCH_SIZES = ("tokens_per_device_batch", "per_device_train_batch_size")
 _OURS = Path(__file__).with_name("config.py")
 _PLACES = {  # where a library defines a class that it exports at its top
     "transformers.TrainingArguments": "training_args.py",
@@ -84,8 +85,9 @@ def values_of(
 ) -> dict[str, Any]:
     """What a preset, a YAML `file`, `options` (None: not set) and "key=value" `assignments` set; later ones win.
 
-    `known` are the settings there are (default: `settings(kind)`); where none are known, nothing is checked. Raises
-    UsageError for an unknown preset, key or value, InputError for a file that cannot be read.
+    `known` are the settings there are (default: `settings(kind)`); where none are known, nothing is checked. Batches
+    have a number of tokens or of rows: whichever is named later takes the place of the other. Raises UsageError for an
+    unknown preset, key or value, InputError for a file that cannot be read.
     """
     known = settings(kind) if known is None else known
     sources = (
@@ -94,8 +96,11 @@ def values_of(
         {key: value for key, value in (options or {}).items() if value is not None},
         _assigned(assignments),
     )
-    values = {}
+    values: dict[str, Any] = {}
     for source in sources:
+        named = [key for key in BATCH_SIZES if key in source]
+        if len(named) == 1:  # only the other one's value of an earlier source is left out
+            values = {key: value for key, value in values.items() if key not in BATCH_SIZES}
         for key, value in source.items():
             if known and key not in known:
                 _unknown(key, kind, known)

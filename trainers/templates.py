@@ -101,7 +101,7 @@ def fault(tokenizer: Any, roles: Sequence[str], use: Use) -> str | None:
         asked = texts if message is not seen.messages[-1] else texts[-1:]
         if any(message["content"] not in text for text in asked):
             return f"loses the text of the {message['role']}'s message in a dialogue of the roles {', '.join(roles)}"
-    if use == "rm" or (use == "grpo" and seen.prompt != _unprompted(tokenizer, seen)):
+    if use == "rm" or (use == "grpo" and seen.prompt != _unprompted(tokenizer, seen) and _can_be_read(tokenizer, seen)):
         return None
     if seen.opening.strip():
         return f"writes {seen.opening!r} before an answer, and not at the end of a prompt"
@@ -118,6 +118,17 @@ def fault(tokenizer: Any, roles: Sequence[str], use: Use) -> str | None:
 def _unprompted(tokenizer: Any, seen: RenderedDialogue) -> str:
     """The prompt of a probe without what asks for an answer."""
     return str(tokenizer.apply_chat_template(list(seen.messages[:-1]), tokenize=False))
+
+
+def _can_be_read(tokenizer: Any, seen: RenderedDialogue) -> bool:
+    """Whether a policy that writes what the template does after the prompt is read as having said the answer: without
+    control tokens and without its thought. The name of a channel, say, stays before it."""
+    written = tokenizer(seen.rest or "", add_special_tokens=False)["input_ids"]
+    try:
+        said = without_thought(tokenizer.decode(written, skip_special_tokens=True))
+    except BadAnswer:
+        return False
+    return seen.rest is None or said.strip().startswith(seen.messages[-1]["content"])
 
 
 def check_roles(tokenizer: Any, roles: Sequence[str], use: Use) -> None:

@@ -120,7 +120,7 @@ def test_the_nearest_setting_is_named():
 def test_without_a_preset_the_default_one_is_taken_and_later_sources_win(tmp_path: Path):
     found = configure(RMConfig, options={"output_dir": str(tmp_path)}, settings=[CPU, "bf16=false", "row_tokens=512"])
     assert (found.preset, found.gradient_checkpointing, found.learning_rate) == ("default", True, 1e-4)
-    assert (found.per_device_train_batch_size, found.row_tokens) == (2, 512)
+    assert (found.tokens_per_device_batch, found.row_tokens) == (16384, 512)
 
 
 def test_an_unknown_preset_names_those_there_are():

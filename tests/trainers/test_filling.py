@@ -118,13 +118,37 @@ def test_a_resumed_run_draws_the_same_batches(root: Path, tmp_path: Path):
     [
         ("rm", ("tokens_per_device_batch=100",), "cannot hold a row of max_length=4096 tokens", "batch=4096"),
         ("sft", ("tokens_per_device_batch=0",), "cannot hold a row of max_length=4096 tokens", "batch=4096"),
-        ("sft", ("tokens_per_device_batch=8192", "packing=true"), "packing=true fills each row", "packing=false"),
+        ("sft", ("max_length=null",), "Rows have no max_length", "--set max_length=8192"),
+        ("sft", ("packing=true",), "packing=true fills each row", "--set tokens_per_device_batch=null"),
+        ("rm", ("tokens_per_device_batch=8192", "per_device_train_batch_size=2"), "8192 tokens or 2 rows", "leave one"),
     ],
 )
 def test_a_budget_that_holds_no_row_is_refused(kind: str, settings: tuple[str, ...], told: str, hint: str):
     with pytest.raises(UsageError, match=told) as refused:
         configure(CONFIG[kind], options={"output_dir": "unused"}, settings=settings)
     assert hint in refused.value.hint
+
+
+@pytest.mark.parametrize("kind", ["rm", "sft"])
+def test_a_batch_has_a_number_of_tokens_by_default_and_of_rows_where_that_is_named_later(kind: str, tmp_path: Path):
+    """All presets for GPUs have a budget; the paper's has rows, as its scripts do."""
+
+    def batch(*settings: str, **given: Any) -> tuple[int | None, int]:
+        found = configure(CONFIG[kind], options={"output_dir": "unused"}, settings=settings, **given)
+        return found.tokens_per_device_batch, found.per_device_train_batch_size
+
+    for preset, steps in (("default", 32768), ("1x24gb", 32768), ("8x80gb", 65536 // 8)):
+        tokens, rows = batch(preset=preset)
+        whole = configure(CONFIG[kind], preset=preset, options={"output_dir": "unused"})
+        assert rows == 1
+        assert (tokens or 0) * whole.gradient_accumulation_steps == steps
+    assert batch(preset="paper")[0] is None
+    assert batch("per_device_train_batch_size=4") == (None, 4)
+    assert batch("tokens_per_device_batch=null") == (None, 1)
+    (tmp_path / "mine.yaml").write_text("per_device_train_batch_size: 4\n")
+    assert batch(file=str(tmp_path / "mine.yaml")) == (None, 4)
+    assert batch("tokens_per_device_batch=8192", file=str(tmp_path / "mine.yaml")) == (8192, 1)
+    assert batch("max_length=512") == batch()
 
 
 @pytest.mark.parametrize("kind", ["rm", "sft"])

@@ -257,10 +257,12 @@ def test_a_preset_fits_the_gpus_that_it_is_named_after_with_its_longest_rows(sev
     )
     rows = config.per_device_train_batch_size
     if kind is RMConfig:
-        batch = tree_inputs(pack([list(range(rows * config.row_tokens))]))
-    elif kind in (PolicySFTConfig, PolicyDPOConfig):
-        each = 2 if kind is PolicyDPOConfig else 1
-        batch = {"input_ids": torch.zeros(each * rows, config.max_length, dtype=torch.long)}
+        batch = tree_inputs(pack([list(range(config.tokens_per_device_batch))]))
+    elif kind is PolicySFTConfig:
+        longest = config.tokens_per_device_batch // config.max_length
+        batch = {"input_ids": torch.zeros(longest, config.max_length, dtype=torch.long)}
+    elif kind is PolicyDPOConfig:
+        batch = {"input_ids": torch.zeros(2 * rows, config.max_length, dtype=torch.long)}
     else:
         longest = config.max_prompt_length + config.max_completion_length
         batch = {"input_ids": torch.zeros(rows, longest, dtype=torch.long)}

@@ -98,10 +98,27 @@ def test_with_a_budget_of_tokens_the_batches_of_a_step_stay(root: Path):
     checkpoint = root / "budget" / "checkpoint-1"
     checkpoint.mkdir()
     first.callbacks[1].on_save(first.config, TrainerState(global_step=1), None)
-    assert run(root, "rm", *settings, "resume=true", "per_device_train_batch_size=7").checkpoint == checkpoint
+    assert run(root, "rm", *settings, "resume=true").checkpoint == checkpoint
     with pytest.raises(UsageError, match="batches_a_step=1; this run has batches_a_step=2") as refused:
         run(root, "rm", *settings, "resume=true", "gradient_accumulation_steps=2")
     assert refused.value.hint.startswith("set gradient_accumulation_steps so that")
+
+
+@pytest.mark.parametrize("forgets", [False, True], ids=["of rows", "from before there were budgets"])
+def test_a_run_whose_batches_had_rows_is_not_resumed_with_a_budget(root: Path, tmp_path: Path, forgets: bool):
+    settings = ("output_dir=" + str(tmp_path), "per_device_train_batch_size=2", "gradient_accumulation_steps=4")
+    first = run(root, "rm", *settings)
+    record = tmp_path / "checkpoint-1" / "run.json"
+    record.parent.mkdir()
+    first.callbacks[1].on_save(first.config, TrainerState(global_step=1), None)
+    if forgets:
+        kept = json.loads(record.read_text())
+        del kept["config"]["tokens_per_device_batch"]
+        record.write_text(json.dumps(kept))
+    with pytest.raises(UsageError, match="was trained with 8 rows a step; this run fills each batch") as refused:
+        run(root, "rm", settings[0], "resume=true", "tokens_per_device_batch=4096", "gradient_accumulation_steps=8")
+    assert refused.value.hint.startswith("set per_device_train_batch_size and gradient_accumulation_steps as they were")
+    assert run(root, "rm", *settings, "resume=true").checkpoint == record.parent
 
 
 def test_a_checkpoint_of_an_earlier_version_is_held_to_what_it_says(root: Path):

@@ -32,6 +32,7 @@ from fixtures.training import (
 from transformers import AutoTokenizer, logging
 
 from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.trainers import api
 from sotopia_rl_data.trainers.encoding import Encoder
 from sotopia_rl_data.trainers.templates import prepare_template
 from sotopia_rl_data.trainers.tiny import tiny_tokenizer
@@ -52,6 +53,8 @@ REFUSED = {  # for which uses, and what is said
     "short messages": (USES, "changes the text of the"),
     "by chance": (USES, "renders one dialogue in several ways"),
     "a short memory": (USES, "loses the text of the system's message"),
+    "a date without a system": (USES, "writes today's date"),
+    "ends with the next": (USES, "does not end an assistant's turn with a special token"),
 }
 
 
@@ -151,9 +154,18 @@ def test_values_of_settings_are_kept_as_they_are():
     assert text.startswith(json.dumps(values["a"], ensure_ascii=False) + json.dumps(values["b"], ensure_ascii=False))
 
 
+LONG = ("channels", "a closed thought", "a thought after the last question", "a wrapped answer", "a switch")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", [pytest.param("single", marks=pytest.mark.long), "chat"])
-@pytest.mark.parametrize("name", ["system at the last user", "no system", "a thought"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("system at the last user", "no system", "a thought"),
+        *[pytest.param(name, marks=pytest.mark.long) for name in (*LONG, "a thought in the prompt", "names")],
+    ],
+)
 def test_the_trainers_train_on_every_text_with_a_corrected_template(tmp_path: Path, name: str, layout: str):
     """What each trainer leaves is rendered by its own tokenizer, and by the stock one, with every text."""
     make_dataset(tmp_path, episodes=12, environments=12, turns=4, layout=layout)
@@ -165,10 +177,25 @@ def test_the_trainers_train_on_every_text_with_a_corrected_template(tmp_path: Pa
     make_dataset(tmp_path, "toys/pairs", episodes=24, environments=12, turns=1, layout=layout, splits=quarters)
     train_dpo("toys/pairs", model, tmp_path / "dpo", **options)
     train_grpo("toys/rewards", model, tmp_path / "grpo", reward_model=str(tmp_path / "rm"), **options)
+    scored = api.score("toys/rewards", str(tmp_path / "rm"), store=str(tmp_path), out="toys/scored")
+    assert scored["rows"] == 48
     for use in USES:
         check_right(AutoTokenizer.from_pretrained(tmp_path / use), use, layout)
     (asked,) = {AutoTokenizer.from_pretrained(tmp_path / use).chat_template for use in ("sft", "dpo", "grpo")}
     assert asked  # the policy is asked as it was when it was cloned
+
+
+def test_a_policy_that_names_a_channel_before_its_answer_is_asked_with_that_channel():
+    """What it wrote would be read as the channel's name and the answer, and never as an action."""
+    for name, asks_as_it_is in (("channels", False), ("a wrapped answer", True), ("a thought", True)):
+        tokenizer = tokenizer_with(name)
+        prepare_template(tokenizer, "grpo")
+        assert (tokenizer.chat_template == TEMPLATES[name]) == asks_as_it_is
+    prepare_template(tokenizer := tokenizer_with("channels"), "grpo")
+    prompt, answer = dialogue("chat")
+    asked = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template(prompt + answer, tokenize=False)
+    assert whole == asked + answer[0]["content"] + "<|eos|>"
 
 
 def test_cloning_by_trl_learns_the_answer_alone_with_a_corrected_template(tmp_path: Path):
