@@ -61,10 +61,11 @@ CUT = "[{count} turns are left out here]"
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """Token ids from the start of the prompt to the token that ends the assistant's turn; `turns_cut` is how many turns
-    were left out. `whole` goes on to all that the template writes after the turn."""
+    were left out. `whole` goes on to all that the template writes after the turn; `text` is what it was made of."""
 
     ids: NDArray[np.int32]
     whole: NDArray[np.int32]
+    text: str
     turns_cut: int = 0
 
 
@@ -111,6 +112,7 @@ class Encoder:
         self._control = ControlTokens(tokenizer)
         self._checked: set[tuple[str, ...]] = set()  # the sequences of roles that the template has been tried with
         self._is_blank: dict[int, bool] = {}  # by token id: whether its text is only white space
+        self._borders = Borders(tokenizer)
         self.end_of_turn = self._end_of_turn()
 
     def settings(self) -> dict[str, Any]:
@@ -144,12 +146,21 @@ class Encoder:
         """Prompts as the ids with which a policy is asked for an answer, whatever their length."""
         return [one.ids for one in self._render([list(prompt) for prompt in prompts], asking=True)]
 
+    def answer_starts(self, prompts: Sequence[Sequence[Message]], rows: Sequence[Encoded]) -> list[int]:
+        """How many ids of each row's `whole` are those with which a policy is asked, given the prompt: from there on,
+        the template writes the answer."""
+        starts = []
+        for text, row in zip(self._texts([list(prompt) for prompt in prompts], asking=True), rows, strict=True):
+            at, start = self._borders.last_of(text, row)  # what stands before it has the same ids in both
+            (asked,) = self._ids([text[at:]])
+            starts.append(start + shared_prefix(asked, row.whole[start:]))
+        return starts
+
     def encode_rendered(self, texts: Sequence[str]) -> list[Encoded | None]:
         """Texts that the chat template has rendered, as ids; None where one is longer than `max_length`."""
         if not texts:
             return []
-        rendered = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        rows = [self._without_blank_end(np.array(ids, dtype=np.int32)) for ids in rendered]
+        rows = [self._without_blank_end(ids, text) for ids, text in zip(self._ids(texts), texts, strict=True)]
         return [one if len(one.ids) and self._fits(one.ids) else None for one in rows]
 
     def _shortened(self, prompt: Sequence[Message], completion: Sequence[Message]) -> Encoded | None:
@@ -176,22 +187,37 @@ class Encoder:
 
     def _render(self, dialogues: list[list[Message]], asking: bool = False) -> list[Encoded]:
         """Whole dialogues up to the token that ends them; or, `asking` for an answer, prompts to their last token."""
+        texts = self._texts(dialogues, asking)
+        rows = zip(self._ids(texts), texts, strict=True)
+        return [Encoded(ids, ids, text) if asking else self._without_blank_end(ids, text) for ids, text in rows]
+
+    def _texts(self, dialogues: list[list[Message]], asking: bool) -> list[str]:
+        """Dialogues as the template writes them. Raises InputError where it fails."""
         if not dialogues:
             return []
         try:
             plain = [self.plain(messages) for messages in dialogues]
-            rendered = self.tokenizer.apply_chat_template(plain, add_generation_prompt=asking, return_dict=True)
+            return list(self.tokenizer.apply_chat_template(plain, add_generation_prompt=asking, tokenize=False))
         except Exception as error:  # a template is a program, which may raise anything
             raise InputError(f"The chat template cannot render a dialogue: {first_line(error)}.", HINT) from error
-        rows = [np.array(ids, dtype=np.int32) for ids in rendered["input_ids"]]
-        return [Encoded(ids, ids) for ids in rows] if asking else [self._without_blank_end(ids) for ids in rows]
 
-    def _without_blank_end(self, whole: NDArray[np.int32]) -> Encoded:
+    def _ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """Texts as the tokenizer encodes them; a fast one without computing where in the text each token lies."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            rows = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        else:
+            backend.no_truncation()
+            backend.no_padding()
+            rows = [one.ids for one in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return [np.array(ids, dtype=np.int32) for ids in rows]
+
+    def _without_blank_end(self, whole: NDArray[np.int32], text: str) -> Encoded:
         """The ids up to the last one that is not only white space."""
         end = len(whole)
         while end and self._blank(int(whole[end - 1])):
             end -= 1
-        return Encoded(whole[:end], whole)
+        return Encoded(whole[:end], whole, text)
 
     def _blank(self, token: int) -> bool:
         if token not in self._is_blank:
@@ -209,6 +235,30 @@ class Encoder:
                 HINT,
             )
         return last
+
+
+class Borders:
+    """The added tokens of a tokenizer, at which it splits a text before all else: the ids of what stands before one are
+    the same whatever follows it."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        exact = {number: str(one) for number, one in added.items() if not (one.normalized or one.single_word)}
+        longest = sorted(exact.values(), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest)) or "(?!)")
+        self._ids = np.array(list(exact), dtype=np.int32)
+
+    def last_of(self, text: str, row: Encoded) -> tuple[int, int]:
+        """Where the last added token of `text` begins in it, and in the ids of `row`, whose text begins as `text` does
+        up to there; 0, 0 where that cannot be told."""
+        marks = list(self._pattern.finditer(text))
+        if not marks or row.text[: marks[-1].end()] != text[: marks[-1].end()]:
+            return 0, 0
+        before, at = len(marks) - 1, marks[-1].start()
+        places = np.flatnonzero(np.isin(row.whole, self._ids))
+        if before + len(self._pattern.findall(row.text, at)) != len(places):  # plain text can make such an id too
+            return 0, 0
+        return at, int(places[before])
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,9 +324,9 @@ def _imitated(rows: Sequence[DatasetRow], encoder: Encoder, completion_only: boo
     ids = [fitted.whole[: encoder.max_length] for _, fitted in kept]
     labels = [row.copy() for row in ids]
     if completion_only:
-        asked = encoder.prompts([without_turns(row.prompt, fitted.turns_cut) for row, fitted in kept])
-        for label, prompt in zip(labels, asked, strict=True):
-            label[: shared_prefix(prompt, label)] = -100  # from where both part, the template writes the answer
+        prompts = [without_turns(row.prompt, fitted.turns_cut) for row, fitted in kept]
+        for label, start in zip(labels, encoder.answer_starts(prompts, [fitted for _, fitted in kept]), strict=True):
+            label[:start] = -100
     kind = pa.list_(pa.int32())
     return pa.table({"input_ids": pa.array(ids, kind), "labels": pa.array(labels, kind)}), count_cuts(encoded)
 

@@ -5,19 +5,25 @@
 import runpy
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from fixtures.places import ROOT
 
 pytest.importorskip("transformers", reason="needs the train extra: pip install -e '.[train]'")
 pytestmark = pytest.mark.train
 
+from fixtures.chat_templates import TEMPLATES, tokenizer_with
 from fixtures.training import act, chat_prompt, make_dataset, single_prompt
+from tokenizers import AddedToken
 
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.trainers.data import load_rows
 from sotopia_rl_data.trainers.encoding import (
+    Borders,
+    Encoded,
     Encoder,
     check_padding,
     cuts_of,
@@ -26,6 +32,7 @@ from sotopia_rl_data.trainers.encoding import (
     load_tokenizer,
     without_turns,
 )
+from sotopia_rl_data.trainers.reward_model.tree import shared_prefix
 from sotopia_rl_data.trainers.tiny import make_tiny, tiny_tokenizer
 
 NAMES = ("Ann", "Bo")
@@ -149,6 +156,37 @@ def test_what_is_kept_of_rows_depends_on_all_that_splits_a_text():
     lowered.backend_tokenizer.normalizer = normalizers.Lowercase()
     assert lowered.get_vocab() == plain.get_vocab()
     assert Encoder(plain).settings() != Encoder(lowered).settings()
+
+
+@pytest.mark.parametrize("layout", ["chat", "single"])
+@pytest.mark.parametrize("name", [name for name in TEMPLATES if name != "by chance"])
+def test_where_an_answer_starts_is_found_without_encoding_its_prompt_again(name: str, layout: str):
+    """As the ids of the prompt alone tell it, with any template, and with texts that spell what splits a text."""
+    tokenizer = tokenizer_with(name)
+    tokenizer.add_tokens([AddedToken("<tag>", normalized=False), AddedToken("word", single_word=True), "< lax >"])
+    for said in ("an answer", "<tag>x", "<|e|> é\u0301 <tag><tag> word < lax >", ""):
+        asked = prompt(layout)
+        asked[-1] = {**asked[-1], "content": f"{asked[-1]['content']} {said}"}
+        answer = [{"role": "assistant", "content": act(said)}]
+        try:
+            encoder = Encoder(tokenizer)
+            (found,) = encoder.encode([(asked, answer)])
+        except InputError:
+            continue  # what is refused is the matter of test_templates
+        assert encoder.answer_starts([asked], [found]) == [shared_prefix(encoder.prompts([asked])[0], found.whole)]
+        stock = tokenizer.apply_chat_template(encoder.plain([*asked, *answer]), return_dict=True)["input_ids"]
+        assert found.whole.tolist() == stock
+
+
+def test_an_added_token_that_plain_text_can_make_is_not_taken_for_a_border(tokenizer: Any):
+    tokenizer = tiny_tokenizer()
+    (number,) = tokenizer("a", add_special_tokens=False)["input_ids"]
+    borders = Borders(SimpleNamespace(added_tokens_decoder={number: AddedToken("<a>", normalized=False)}))
+    found = lambda text: Encoded(ids := np.array([7, number, 8, number, 9]), ids, text)  # noqa: E731
+    assert borders.last_of("x<a>y<a>", found("x<a>y<a>z")) == (5, 3)
+    assert borders.last_of("x<a>", found("x<a>y<a>z")) == (1, 1)
+    for text in ("xay<a>z", "x<a>yaz", "x<a>y<a>z<a>"):
+        assert borders.last_of("x<a>", found(text)) == (0, 0)
 
 
 def test_the_longest_prompts_are_those_of_most_tokens_in_train_and_in_validation(tokenizer: Any, tmp_path: Path):
