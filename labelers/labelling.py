@@ -90,7 +90,7 @@ def label(
     plan, recipe = prepare(asked, rewards)
     out, version = out and check_name(out), version and check_version(version)
     asking.check(asked_judges(plan.judges), options, prices)
-    ledger_path = options.ledger_in(store.root)
+    ledger_path = options.ledger_in(store)
     # A ledger that does not exist yet has no answers. So judges will be asked, and the ledger will be written.
     if plan.judges and not ledger_path.exists():
         check_writable(ledger_path)
@@ -161,7 +161,7 @@ def ask_label(
     check_there(source)
     plan, recipe = prepare(asked, rewards)
     asking.check(asked_judges(plan.judges), options, prices)
-    with _reading_store(store, source) as episode_store, Ledger(options.ledger_in(store.root)) as ledger:
+    with _reading_store(store, source) as episode_store, Ledger(options.ledger_in(store)) as ledger:
         parent, plan = with_episodes(plan, episode_store, source)
         covered = coverage(plan, recipe, parent)
         covered.check()
@@ -184,7 +184,7 @@ def estimate_label(
     prices = options.price_list()
     with without_api_keys():
         plan, recipe = prepare(asked, rewards or RewardSettings())
-    with _reading_store(store, source) as episode_store, Ledger(options.ledger_in(store.root)) as ledger:
+    with _reading_store(store, source) as episode_store, Ledger(options.ledger_in(store)) as ledger:
         parent, plan = with_episodes(plan, episode_store, source)
         covered = coverage(plan, recipe, parent)
         covered.check()

@@ -13,7 +13,7 @@ import json
 import secrets
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import datasets
     import polars as pl
 
-Tables = Mapping[str, Mapping[str, list[Path]]]
-"""Tables by name: the Parquet files of each split."""
+Tables = Mapping[str, Mapping[str, Sequence[Path | str]]]
+"""Tables by name: the Parquet files of each split; text is an address that the connection's file system reads."""
 MEMORY_LIMIT = "2GB"
 _TEMPORARY_LIMIT = "32GB"
 TIME_LIMIT = 300.0  # seconds of one query
@@ -60,8 +60,17 @@ def connect(
 
     Close it, or use it in a `with`. Raises StoreError where a file of the version is gone.
     """
-    files = {config: version.files(config) for config in version.manifest.configs}
-    return lock(unlocked(memory_limit, threads), files | dict(more or {}), version.ref, with_places)
+    connection = unlocked(memory_limit, threads)
+    files: dict[str, Mapping[str, Sequence[Path | str]]]
+    if version.mirror is None or with_places:  # a place is one in a file on this machine
+        files = {config: version.files(config) for config in version.manifest.configs}
+    else:
+        from sotopia_rl_data.store.ranged import Files
+
+        in_bucket = Files(version.mirror)
+        connection.register_filesystem(in_bucket)
+        files = {config: in_bucket.sources(version, config) for config in version.manifest.configs}
+    return lock(connection, files | dict(more or {}), version.ref, with_places)
 
 
 def sql(version: Version, text: str, seconds: float = TIME_LIMIT, more: Tables | None = None) -> pa.Table:
@@ -291,7 +300,7 @@ def lock(
     """Give `connection` these views and lock it for good. Raises StoreError where a file is gone."""
     paths = [path for splits in views.values() for files in splits.values() for path in files]
     for path in paths:
-        if not path.is_file():
+        if isinstance(path, Path) and not path.is_file():
             connection.close()
             raise _damaged(ref, f"its file {path.name} is missing")
     try:
@@ -306,7 +315,7 @@ def lock(
     return connection
 
 
-def rows_of(splits: Mapping[str, list[Path]], with_places: bool = False) -> str:
+def rows_of(splits: Mapping[str, Sequence[Path | str]], with_places: bool = False) -> str:
     """The SELECT that reads a config's files, with `split` as its last column; `with_places` is as in `connect`."""
     places = ", filename = true, file_row_number = true" if with_places else ""
     reads = (f"SELECT *, '{split}' AS split FROM read_parquet({_paths(of)}{places})" for split, of in splits.items())
@@ -317,5 +326,6 @@ def _damaged(ref: str, reason: str) -> StoreError:
     return StoreError(f"{ref} cannot be read: {reason}.", f"see what is damaged: sotopia-rl-data verify {ref}")
 
 
-def _paths(paths: list[Path]) -> str:
-    return "[" + ", ".join("'" + str(path.resolve()).replace("'", "''") + "'" for path in paths) + "]"
+def _paths(paths: Sequence[Path | str]) -> str:
+    texts = (str(path.resolve() if isinstance(path, Path) else path).replace("'", "''") for path in paths)
+    return "[" + ", ".join(f"'{text}'" for text in texts) + "]"

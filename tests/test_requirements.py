@@ -27,6 +27,7 @@ EXTRAS = {  # what an extra brings that the package imports
     "demo": {"gradio", "fastapi", "starlette", "uvicorn"},
     "verifiers": {"verifiers"},
     "openenv": {"openenv", "pydantic"},
+    "s3": {"obstore", "fsspec"},
 }
 
 

@@ -67,7 +67,7 @@ def score_dataset(
     """
     rows = load_rows(ref, store=store, split_by="stored", need_reward=False)
     version, opened = open_dataset(ref, store).version, Store(store) if store else Store.default()
-    with Ledger(ledger or opened.root / ".ledger") as kept:
+    with Ledger(ledger or opened.ledger) as kept:
         scores = head_scores(rows, KeptScores(kept, model), display)
     is_keyed = {"episode_id", "agent", "turn"} <= version.manifest.columns["rewards"].keys()
     keys = None if is_keyed else MadeKeys.of(version)
@@ -109,7 +109,7 @@ def score_shard(
     ours = [number for number in range(-(-len(rows) // BATCH)) if is_in(str(number))]
     count = sum(min(BATCH, len(rows) - number * BATCH) for number in ours)
     opened = Store(store) if store else Store.default()
-    with Ledger(ledger or opened.root / ".ledger") as kept:
+    with Ledger(ledger or opened.ledger) as kept:
         kept.check()
         found = _scores(rows.blocks(BATCH, ours), count, KeptScores(kept, model), display)
         hits = sum(known for _, known in found)

@@ -157,7 +157,7 @@ def audit(
     asking.check(asked_judges(plan.plan.judges), options, prices)
     name, version = check_name(out or f"{parent.name}-audit"), version and check_version(version)
     questions = plan.questions()
-    with store.stage(name) as stage, Ledger(options.ledger_in(store.root)) as ledger:
+    with store.stage(name) as stage, Ledger(options.ledger_in(store)) as ledger:
         if settings.max_calls is not None:
             _check_calls(estimate(questions, ledger, options, prices).asked, settings.max_calls)
         store.check_untaken(name, version, lambda: estimate(questions, ledger, options, prices).asked)
@@ -194,7 +194,7 @@ def estimate_audit(
     prices = options.price_list()
     with without_api_keys():
         plan = planned(resolve(store, source), asked, settings or AuditSettings())
-    with Ledger(options.ledger_in(store.root)) as ledger:
+    with Ledger(options.ledger_in(store)) as ledger:
         questions = plan.questions()
         return judged_estimate(estimate(questions, ledger, options, prices), questions, ledger)
 

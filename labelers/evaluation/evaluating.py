@@ -82,7 +82,7 @@ def evaluate(
     version = version and check_version(version)
     files = parent.files("episodes")
     tally = LabelTally()
-    with store.stage(parent.name) as stage, Ledger(options.ledger_in(store.root)) as ledger:
+    with store.stage(parent.name) as stage, Ledger(options.ledger_in(store)) as ledger:
         questions = Questions.about(plan, parent)
         store.check_untaken(parent.name, version, lambda: estimate(questions, ledger, options, prices).asked)
         tell_other_wordings(announce, questions, ledger)
@@ -133,7 +133,7 @@ def ask_evaluation(
     plan = evaluation_plan(asked, evaluator)
     asking.check(asked_judges(plan.judges), options, prices)
     parent, _ = _parent(store, source, plan, evaluator)
-    with Ledger(options.ledger_in(store.root)) as ledger:
+    with Ledger(options.ledger_in(store)) as ledger:
         return ask_questions(Questions.about(plan, parent, shard), ledger, options, prices, shard, announce)
 
 
@@ -153,7 +153,7 @@ def estimate_evaluation(
     with without_api_keys():
         plan = evaluation_plan(asked, evaluator)
     parent, _ = _parent(store, source, plan, evaluator)
-    with Ledger(options.ledger_in(store.root)) as ledger:
+    with Ledger(options.ledger_in(store)) as ledger:
         questions = Questions.about(plan, parent, shard)
         return judged_estimate(estimate(questions, ledger, options, prices), questions, ledger)
 

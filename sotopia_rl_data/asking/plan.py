@@ -24,6 +24,7 @@ from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Settled
 from sotopia_rl_data.request import Reply, Request, Target
+from sotopia_rl_data.store import Store
 
 
 class Respondent(Protocol):
@@ -155,6 +156,6 @@ class AskOptions:
         """The prices: the user's own, and the kept list's. Raises InputError."""
         return load(self.prices, self.model_prices)
 
-    def ledger_in(self, store: Path) -> Path:
+    def ledger_in(self, store: Store) -> Path:
         """The folder of raw answers: the one that was named, or the store's own."""
-        return self.ledger or store / ".ledger"
+        return self.ledger or store.ledger

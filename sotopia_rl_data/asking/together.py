@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from sotopia_rl_data.asking.ask import ask, bill_of, check
@@ -18,6 +17,7 @@ from sotopia_rl_data.costs.bill import Tally
 from sotopia_rl_data.costs.prices import Prices
 from sotopia_rl_data.errors import Unavailable
 from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.store import Store
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class Spending:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def at(cls, store: Path, options: AskOptions) -> Spending:
+    def at(cls, store: Store, options: AskOptions) -> Spending:
         """On the ledger of the options, or else of the store. Raises InputError, StoreError."""
         return cls(Ledger(options.ledger_in(store)), options, options.price_list())
 

@@ -33,7 +33,7 @@ def config(store: Store, as_json: bool) -> None:
     given = defaults.read()
     rows = [_effective(key, given) for key in defaults.KEYS]
     if click.get_current_context().get_parameter_source("store") is click.core.ParameterSource.COMMANDLINE:
-        rows[0] = ("store", str(store.root), "option", defaults.KEYS["store"])
+        rows[0] = ("store", store.address, "option", defaults.KEYS["store"])
     if as_json:
         named = [dict(zip(("key", "value", "from", "about"), row, strict=True)) for row in rows]
         console.emit_json({"file": str(given.path) if given.path else None, "defaults": named})

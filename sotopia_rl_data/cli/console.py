@@ -62,7 +62,7 @@ def store_option(command: F) -> F:
         metavar="DIR",
         callback=_open_store,
         shell_complete=_complete_folders,
-        help="Where datasets and the ledger live.",
+        help="Where datasets and the ledger live: a folder, or s3://BUCKET/PREFIX.",
     )(command)
 
 
@@ -149,8 +149,9 @@ def _open_store(context: click.Context, _param: click.Parameter, value: str) -> 
 
     global _store
     given = context.get_parameter_source("store") is click.core.ParameterSource.COMMANDLINE
-    _store = (context.find_root().command, str(Path(value))) if given else None
-    return Store(Path(value), sys.modules[__name__])
+    store = Store(value, sys.modules[__name__])
+    _store = (context.find_root().command, store.address if store.mirror else str(store.root)) if given else None
+    return store
 
 
 def forget_store() -> None:

@@ -24,6 +24,7 @@ import click
 
 from sotopia_rl_data import yaml_nodes
 from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.store.bucket import is_address
 
 NAME, VARIABLE = "sotopia-rl-data.toml", "SOTOPIA_RL_DATA_CONFIG"
 _PATHS = ("store", "ledger", "judges", "prices")
@@ -144,4 +145,5 @@ def _value(path: Path, key: str, value: Any) -> Any:
             f"The config file {path} names code, which may only be named on the command line.",
             "take it out, and name it with --judge",
         )
-    return str(path.parent / os.path.expanduser(value)) if key in _PATHS else many
+    is_path = key in _PATHS and not is_address(str(value))
+    return str(path.parent / os.path.expanduser(str(value))) if is_path else value if key in _PATHS else many

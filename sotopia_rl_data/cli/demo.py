@@ -170,7 +170,7 @@ def _host(store: Store, options: dict[str, Any]) -> DemoHost:
         silence_s=patience + 5,
     )
     ask = replace(ask, pacing=pacing)
-    spending = Spending.at(store.root, ask)
+    spending = Spending.at(store, ask)
     return DemoHost(store, _choices(options, spending), spending)
 
 

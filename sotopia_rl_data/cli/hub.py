@@ -64,6 +64,8 @@ def card(ref: str, output: Path | None, write: bool, repo: str | None, store: St
         with storing(folder, "folder", "another folder with -o DIR"):
             folder.mkdir(parents=True, exist_ok=True)
             readme.write(folder, text, new_card)
+    if write:
+        version.keep_notes()
     if as_json:
         console.emit_json(
             {"version": version.ref, "text": text, "pictures": sorted(new_card.pictures), "written": folders}
@@ -252,7 +254,7 @@ def _calls(version: Version, store: Store, stack: ExitStack) -> Mapping[str, Pat
     from sotopia_rl_data.ledger.ledger import Ledger
 
     folder = Path(stack.enter_context(TemporaryDirectory(prefix="sotopia-rl-data-calls-")))
-    with Ledger.default(store.root) as ledger:
+    with Ledger(store.ledger) as ledger:
         return write_calls(version, ledger, folder)
 
 

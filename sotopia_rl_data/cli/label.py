@@ -268,7 +268,7 @@ def ledger_query(sql: str, path: Path | None, fmt: str | None, timeout: float, s
     """
     from sotopia_rl_data.results import write_result
 
-    with _existing_ledger(path or store.root / ".ledger") as kept:
+    with _existing_ledger(path or store.ledger) as kept:
         write_result(kept.query(sql, timeout), fmt or ("json" if as_json else "table"), sys.stdout)
 
 
@@ -283,7 +283,7 @@ def ledger_compact(path: Path | None, store: Store, as_json: bool) -> None:
     Example:
       sotopia-rl-data ledger compact
     """
-    folder = path or store.root / ".ledger"
+    folder = path or store.ledger
     with _existing_ledger(folder) as kept:
         compacted = kept.compact()
     if as_json:
@@ -308,7 +308,7 @@ def ledger_merge(folders: tuple[Path, ...], path: Path | None, store: Store, as_
 
     from sotopia_rl_data.ledger.merge import merge
 
-    folder = path or store.root / ".ledger"
+    folder = path or store.ledger
     merged = merge(folder, folders)
     if as_json:
         console.emit_json({"ledger": str(folder), **asdict(merged)})

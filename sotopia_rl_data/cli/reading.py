@@ -45,7 +45,7 @@ def list_(wide: bool, store: Store, as_json: bool) -> None:
     if as_json:
         console.emit_json([_listed(name, *history) for name, history in histories.items()])
     elif not histories:
-        console.note(f"The store {str(store.root)!r} is empty.")
+        console.note(f"The store {store.address!r} is empty.")
         console.next_commands("sotopia-rl-data import --name demo/episodes")
     else:
         console.table(

@@ -79,7 +79,7 @@ def rollout(out: str, version: str | None, dry_run: bool, store: Store, as_json:
     plan = _plan(options, keys_needed=not dry_run)
     if dry_run:
         prices = ask_options.price_list()
-        with Ledger(ask_options.ledger_in(store.root)) as ledger:
+        with Ledger(ask_options.ledger_in(store)) as ledger:
             asking.dry_run(
                 ask_options, "episode", lambda ask: estimate_rollout(plan, ledger, ask, prices, shard or WHOLE), as_json
             )

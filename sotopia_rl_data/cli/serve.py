@@ -133,7 +133,7 @@ def _judges(store: Store, options: dict[str, Any]) -> RewardSource:
     weights = options.pop("weights")
     ask_options, elicitation = asking.ask_options(options), asking.elicitation_of(options)
     settings = RewardSettings(weights=parse_weights(weights) if weights else None)
-    return JudgeRewards(elicitation, settings, Spending.at(store.root, ask_options))
+    return JudgeRewards(elicitation, settings, Spending.at(store, ask_options))
 
 
 def _secret() -> str:

@@ -238,7 +238,7 @@ def _configuration(kind: str, store: Store, folder: Path, options: dict[str, Any
     from sotopia_rl_data.trainers.settings import CLASSES, values_of
 
     preset, file, settings = (options.pop(source) for source in ("preset", "config", "settings"))
-    options |= {"store": str(store.root), "output_dir": str(folder)}
+    options |= {"store": store.address, "output_dir": str(folder)}
     values = values_of(kind, preset=preset, file=file, options=options, assignments=settings)
     missing = not values.get("model")  # --config and --set name it too
     if missing and preset != "tiny":
@@ -311,7 +311,9 @@ def score(
       sotopia-rl-data score lab/episodes-rewards --reward-model ./runs/rm --shard 3/8 --ledger shards/3
     """
     api.quiet_libraries(console.has_bars())
-    scored = api.score(ref, reward_model, store=store.root, out=out, shard=shard, ledger=ledger, display=store.display)
+    scored = api.score(
+        ref, reward_model, store=store.address, out=out, shard=shard, ledger=ledger, display=store.display
+    )
     if _is_later_process():
         return
     if as_json:
@@ -345,7 +347,7 @@ def inspect(runs: tuple[Path, ...], dataset: str | None, split: str, store: Stor
     """
     if len(runs) > 1:
         api.quiet_libraries(console.has_bars())
-        compared = api.compare(runs, dataset=dataset, split=split, store=store.root, display=store.display)
+        compared = api.compare(runs, dataset=dataset, split=split, store=store.address, display=store.display)
         if as_json:
             console.emit_json(compared)
         else:

@@ -178,7 +178,7 @@ def _show_first(paths: Sequence[Path], options: ImportOptions, store: Store, as_
     opinions = opinions_of(planned, options.told, options.shared_labels)
     located = with_scores(read_plan(planned, ranges=options.ranges, opinions=opinions), options.scores)
     if options.pseudonymise:
-        located = with_pseudonyms(located, key_of(store.root, keep=False), NamesFound())
+        located = with_pseudonyms(located, key_of(store.folder_for("Pseudonyms do"), keep=False), NamesFound())
     items = (item for item, _ in located)
     rejected: list[Failure] = []
     first = None
@@ -393,7 +393,7 @@ def export(
                 output,
                 where=where,
                 threshold=threshold,
-                ledger=ledger or store.root / ".ledger",
+                ledger=ledger or store.ledger,
                 progress=count,
             )
         _show_rows(written, as_json)

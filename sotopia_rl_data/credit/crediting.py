@@ -137,7 +137,7 @@ def label_by_replaying(
     replay: PlayedCredit = (
         Coalitions(settings, turns) if isinstance(settings, ShapleySettings) else Alternatives(settings, turns)
     )
-    run = _Playing(settings, replace(options, ledger=options.ledger_in(store.root)))
+    run = _Playing(settings, replace(options, ledger=options.ledger_in(store)))
     with TemporaryDirectory(prefix="sotopia-rl-data-") as folder:
         specs = replay.plays(run.ask)
         scratch = Store(Path(folder))  # plays become a dataset of the store once they have their scores
@@ -218,7 +218,7 @@ class _Playing:
 
     def ask(self, specs: Sequence[EpisodeSpec], take: Callable[[EpisodeRun], None]) -> None:
         """Play the dialogues that have turns left, and hand each on as it ends."""
-        with Ledger(self._options.ledger_in(Path())) as ledger:
+        with Ledger(self._options.ledger or Path(".ledger")) as ledger:
             chains = EpisodeChains(BranchPlan(self._settings, tuple(specs)), ledger, take)
             left, chains.tally = self.left(), self._tally
             self.outcomes += asking.ask(chains, ledger, left, self._prices)

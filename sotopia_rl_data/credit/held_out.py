@@ -63,7 +63,7 @@ class FoldRun:
         try:
             rows = load_rows(
                 ref,
-                store=store.root,
+                store=store.address,
                 targets=config.get("targets") or (),
                 where=config.get("where"),
                 split_by=config.get("split_by", "dataset"),
@@ -77,7 +77,7 @@ class FoldRun:
             ) from missing
         if rows.pinned.digest != pinned["digest"]:
             raise InputError(
-                f"{path} was trained on another {ref} than the one in {store.root}.",
+                f"{path} was trained on another {ref} than the one in {store.address}.",
                 "name a run that was trained on a dataset of this store, or that store: --store DIR",
             )
         seen = frozenset(

@@ -83,7 +83,7 @@ def estimate_replaying(
     respondents: Sequence[Respondent] = [*settings.players, *asked_judges(judges)]
     first_judge = len(settings.players)
     parent = episodes_version(store, source, lambda scored: None)
-    with Ledger(options.ledger_in(store.root)) as ledger:
+    with Ledger(options.ledger_in(store)) as ledger:
         chosen, left_out = chosen_turns(parent, only, settings)
         if isinstance(settings, ShapleySettings):
             counts = _of_orders(chosen, settings, ledger)

@@ -163,7 +163,7 @@ def label_where_unsure(
     rewards, options = rewards or RewardSettings(), options or AskOptions()
     plan, recipe, parent, runs = _prepared(store, source, settings, asked, rewards, options)
     name = check_name(out or f"{parent.name}-rewards")
-    with Ledger(options.ledger_in(store.root)) as ledger:
+    with Ledger(options.ledger_in(store)) as ledger:
         models = FoldModels(runs, ledger, store.display)
         draw = _draw(plan, recipe, rewards, parent, models, settings, options, store)
     if announce is not None:
@@ -178,7 +178,7 @@ def label_where_unsure(
                 replace(asked, only=only),
                 rewards,
                 out=name,
-                options=replace(options, ledger=options.ledger_in(store.root)),
+                options=replace(options, ledger=options.ledger_in(store)),
                 announce=None if announce is None else lambda told: announce(told) if _is_new(told) else None,
             )
         except BudgetSpent as spent:
@@ -224,7 +224,7 @@ def estimate_where_unsure(
     rewards, options = rewards or RewardSettings(), options or AskOptions()
     with without_api_keys():
         plan, recipe, parent, runs = _prepared(store, source, settings, asked, rewards, options)
-        with Ledger(options.ledger_in(store.root)) as ledger:
+        with Ledger(options.ledger_in(store)) as ledger:
             models = FoldModels(runs, ledger, store.display, keeps=False)
             draw = _draw(plan, recipe, rewards, parent, models, settings, options, store)
         with _only(draw) as only:

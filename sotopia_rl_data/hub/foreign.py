@@ -95,6 +95,7 @@ def import_foreign(
         except InputError as error:
             raise _unknown(ref, hub, names, columns_of_files, columns) from error
     note_published(report.version.dir, hub.published(ref.name, report.version.version, commit))
+    report.version.keep_notes()
     for warning in report.warnings:
         store.display.note(warning)
     return Pulled(report.version, commit, report.created, len(names))

@@ -89,12 +89,12 @@ def pull(
             fetching.card(manifest)
             write_text(staging.dir / manifests.FILE_NAME, manifests.dump(manifest))
             note_published(staging.dir, hub.published(ref.name, manifest.version, commit))
-            placed = place(staging.dir, store.root, manifest)
+            placed = place(staging.dir, store.root, manifest, store.mirror)
     finally:
         staging.release()
     if placed is None:  # another process has placed this version meanwhile
         return Pulled(_already(store, ref, hub, commit, manifest), commit, False)
-    return Pulled(load(placed), commit, True, fetching.downloaded, fetching.linked)
+    return Pulled(load(placed, store.mirror), commit, True, fetching.downloaded, fetching.linked)
 
 
 def _check(ref: DatasetRef, commit: str, manifest: Manifest) -> None:
@@ -118,6 +118,7 @@ def _already(store: Store, ref: DatasetRef, hub: Hub, commit: str, manifest: Man
             f"pull it into another store (--store DIR), or move {own.dir} away",
         )
     note_published(own.dir, hub.published(ref.name, manifest.version, commit))
+    own.keep_notes()
     return own
 
 

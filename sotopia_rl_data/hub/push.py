@@ -278,3 +278,4 @@ def _note(version: Version, done: Pushed, hub: Hub) -> None:
     note_published(version.dir, hub.published(done.repo, done.version, done.commit))
     if done.repo == version.name and done.state == "published":
         readme.write(version.dir, done.plan.card, done.release.card)
+    version.keep_notes()

@@ -190,7 +190,7 @@ class _Import:
         if not self.options.pseudonymise:
             return scored
         marked = annotated.FORMAT in self.plan.formats
-        return with_pseudonyms(scored, key_of(self.store.root), self.found, annotated=marked)
+        return with_pseudonyms(scored, key_of(self.store.folder_for("Pseudonyms do")), self.found, annotated=marked)
 
     def _recipe(self, is_training: bool) -> dict[str, Any]:
         """What determines the rows and what must be known of them wherever they go."""

@@ -97,7 +97,7 @@ def rollout(
         version = versions.check(version)  # before anything is played, not after
     prices = options.price_list()
     asking.check(plan.players(), options, prices)
-    with store.stage(name) as stage, Ledger(options.ledger_in(store.root)) as ledger:
+    with store.stage(name) as stage, Ledger(options.ledger_in(store)) as ledger:
         store.check_untaken(name, version, partial(unfinished, plan, ledger), "episodes")
         recording = Recording(stage)
         chains = EpisodeChains(plan, ledger, recording.add)
@@ -133,7 +133,7 @@ def ask_rollout(
     prices = options.price_list()
     asking.check(plan.players(), options, prices)
     reasons: Counter[str] = Counter()
-    with Ledger(options.ledger_in(store.root)) as ledger:
+    with Ledger(options.ledger_in(store)) as ledger:
 
         def note(run: EpisodeRun) -> None:
             reasons.update(failure.reason for failure in run.failures)

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,6 +37,9 @@ from sotopia_rl_data.store.disk import is_full, link_or_copy, store_error, stori
 from sotopia_rl_data.store.parts import Limits, Part, adopt, read_parquet, shard_name
 from sotopia_rl_data.store.versions import Version, load
 
+if TYPE_CHECKING:
+    from sotopia_rl_data.store.mirror import Mirror
+
 log = logging.getLogger(__name__)
 
 
@@ -51,8 +54,8 @@ class Committed:
 class Stage:
     """The next version of `name` in the store at `root`, while it is written. Use it as a context manager."""
 
-    def __init__(self, root: Path, name: str, limits: Limits | None = None) -> None:
-        self.name = name
+    def __init__(self, root: Path, name: str, limits: Limits | None = None, mirror: Mirror | None = None) -> None:
+        self.name, self._mirror = name, mirror
         self._root, self._limits = root, limits or Limits()
         self._schemas: dict[str, pa.Schema] = {}
         self._parts: dict[tuple[str, str], Part] = {}
@@ -136,8 +139,10 @@ class Stage:
             draft = self._draft(manifests.plain(recipe, "recipe"), manifests.plain(provenance or {}, "provenance"))
             pinned = versions.check(version) if version else None
             while True:
+                if self._mirror is not None:
+                    self._mirror.refresh(self.name)
                 directories = versions.in_folder(self._root / self.name)
-                latest = load(directories[-1]) if directories else None
+                latest = load(directories[-1], self._mirror) if directories else None
                 same = self._same(draft, latest, pinned)
                 if same is not None:
                     lacking = draft.configs.keys() - same.manifest.configs.keys()
@@ -147,7 +152,7 @@ class Stage:
                 draft = replace(self._reuse(draft, latest) if latest else draft, version=number)
                 target = self._publish(draft, latest)
                 if target is not None:
-                    return Committed(load(target), True)
+                    return Committed(load(target, self._mirror), True)
 
     def _check(self, config: str, split: str) -> None:
         if config not in CONFIGS or split not in SPLITS:
@@ -234,7 +239,7 @@ class Stage:
         path = self._root / self.name / pinned
         if path not in versions.in_folder(path.parent):
             return None
-        taken = load(path)
+        taken = load(path, self._mirror)
         if taken.digest == draft.digest:
             return taken
         free = versions.spelled(versions.following(latest.manifest if latest else None, draft))
@@ -249,7 +254,7 @@ class Stage:
         write_text(self.dir / manifests.FILE_NAME, manifests.dump(draft))
         write_text(self.dir / readme.FILE_NAME, card)
         shutil.rmtree(self.dir / ".runs", ignore_errors=True)
-        return place(self.dir, self._root, draft)
+        return place(self.dir, self._root, draft, self._mirror)
 
     def _reuse(self, draft: Manifest, before: Version) -> Manifest:
         """Replace files by links to those of `before` wherever a split has the same rows."""
@@ -278,11 +283,14 @@ class Stage:
             link_or_copy(source.dir / file.path, target)
 
 
-def place(folder: Path, root: Path, manifest: Manifest) -> Path | None:
-    """Sync the finished `folder` and rename it into the store at `root`, as the version that `manifest` describes.
+def place(folder: Path, root: Path, manifest: Manifest, mirror: Mirror | None = None) -> Path | None:
+    """Sync the finished `folder` and rename it into the store at `root`, as the version that `manifest` describes; or
+    have the `mirror` of a store in a bucket publish it.
 
     None where another writer took the number first. Raises StoreError where something else is at the version's path.
     """
+    if mirror is not None:
+        return mirror.publish(folder, manifest)
     for inner in (*(folder / config for config in manifest.configs), folder):
         sync_file(inner)
     target = root / manifest.name / manifest.version

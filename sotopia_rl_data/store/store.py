@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sotopia_rl_data.display import Display, Silent
-from sotopia_rl_data.errors import NotFound, StoreError, VersionExists
+from sotopia_rl_data.errors import NotFound, StoreError, UsageError, VersionExists
 from sotopia_rl_data.refs import DatasetRef, can_name, check_name, parse
 from sotopia_rl_data.store import manifest as manifests
+from sotopia_rl_data.store.bucket import Bucket, is_address
 from sotopia_rl_data.store.versions import Version, in_folder, load, number, read_published
 
 if TYPE_CHECKING:
+    from sotopia_rl_data.store.mirror import Mirror
     from sotopia_rl_data.store.stage import Stage
 
 ENVIRONMENT = "SOTOPIA_RL_DATA_STORE"
@@ -31,8 +33,17 @@ class Store:
     """A folder of datasets. Nothing is created until something is committed."""
 
     def __init__(self, root: str | Path, display: Display | None = None) -> None:
-        """The store in this folder. `display` shows what is pulled from the Hub (default: nothing is shown)."""
-        self.root, self.display = Path(root), display or Silent()
+        """The store in this folder, or at `s3://BUCKET/PREFIX`: then `root` is the folder that shows it, and `mirror`
+        fetches and commits. `display` shows what is pulled from the Hub (default: nothing is shown). Raises UsageError
+        where the address is none that can be used."""
+        self.mirror: Mirror | None = None
+        if is_address(root):
+            from sotopia_rl_data.store.mirror import Mirror
+
+            self.mirror = Mirror(Bucket(root))
+        self.root = self.mirror.root if self.mirror else Path(root)
+        self.address = self.mirror.bucket.address if self.mirror else str(root)
+        self.display = display or Silent()
 
     @classmethod
     def default(cls) -> Store:
@@ -41,6 +52,8 @@ class Store:
 
     def names(self) -> list[str]:
         """Every dataset of the store, sorted."""
+        if self.mirror is not None:
+            self.mirror.refresh()
         names: list[str] = []
         for folder in _folders(self.root):
             if in_folder(folder):
@@ -50,15 +63,15 @@ class Store:
 
     def versions(self, name: str) -> list[str]:
         """The versions of `name`, oldest first; empty where there are none."""
-        return [path.name for path in in_folder(self.root / check_name(name))]
+        return [path.name for path in in_folder(self._folder(name))]
 
     def history(self, name: str) -> tuple[list[Version], dict[str, StoreError]]:
         """The versions of `name` that can be read, newest first; and by number, what is wrong with the others."""
         readable: list[Version] = []
         damaged: dict[str, StoreError] = {}
-        for path in reversed(in_folder(self.root / check_name(name))):
+        for path in reversed(in_folder(self._folder(name))):
             try:
-                readable.append(load(path))
+                readable.append(load(path, self.mirror))
             except StoreError as error:
                 damaged[path.name] = error
         return readable, damaged
@@ -82,16 +95,16 @@ class Store:
 
     def latest(self, name: str) -> Version | None:
         """The newest version of `name`, or None."""
-        directories = in_folder(self.root / check_name(name))
-        return load(directories[-1]) if directories else None
+        directories = in_folder(self._folder(name))
+        return load(directories[-1], self.mirror) if directories else None
 
     def by_commit(self, name: str, commit: str) -> Version | None:
         """The version of `name` that push or pull has noted for this commit of the Hub (or the beginning of its
         hash)."""
-        for path in in_folder(self.root / check_name(name)):
+        for path in in_folder(self._folder(name)):
             published = read_published(path)
             if published and published.repo == name and any(sha.startswith(commit) for sha in published.commits):
-                return load(path)
+                return load(path, self.mirror)
         return None
 
     def resolve(self, ref: str | DatasetRef) -> Version:
@@ -102,32 +115,59 @@ class Store:
         ref = parse(ref) if isinstance(ref, str) else ref
         if ref.path is not None:
             return _at(ref.path)
-        folder = self.root / check_name(ref.name)
+        folder = self._folder(ref.name)
         directories = in_folder(folder)
         if ref.commit:
             known = self.by_commit(ref.name, ref.commit)
             if known is not None:
                 return known
             raise NotFound(
-                f"The store {str(self.root)!r} has no version of {ref.name} from the Hub's commit {ref.commit}.",
+                f"The store {self.address!r} has no version of {ref.name} from the Hub's commit {ref.commit}.",
                 f"download it: sotopia-rl-data pull {ref}",
             )
         if not directories:
             raise self._unknown(ref.name)
         if ref.version is None:
-            return load(directories[-1])
+            return load(directories[-1], self.mirror)
         if folder / ref.version not in directories:
             raise NotFound(
                 f"The dataset {ref.name} has no version {ref.version}; it has {_listed(directories)}.",
                 f"name a version that exists, such as {ref.name}@{directories[-1].name}",
             )
-        return load(folder / ref.version)
+        return load(folder / ref.version, self.mirror)
 
     def stage(self, name: str) -> Stage:
         """A context manager in which to write the next version of `name`. Raises StoreError where it cannot be made."""
         from sotopia_rl_data.store.stage import Stage
 
-        return Stage(self.root, check_name(name))
+        return Stage(self.root, check_name(name), mirror=self.mirror)
+
+    @property
+    def ledger(self) -> Path:
+        """The folder of raw answers that belongs to the store. Raises UsageError for a store in a bucket."""
+        if self.mirror is not None:
+            raise UsageError(
+                f"The store {self.address} is in a bucket, and answers are kept in a folder on this machine.",
+                "name it with --ledger DIR",
+            )
+        return self.root / ".ledger"
+
+    def folder_for(self, what: str) -> Path:
+        """The folder of a store on this machine, for `what` (a sentence's subject) is kept beside the datasets there.
+        Raises UsageError for a store in a bucket."""
+        if self.mirror is not None:
+            raise UsageError(
+                f"{what} not work with the store {self.address}, which is in a bucket.",
+                "name a store on this machine: --store DIR",
+            )
+        return self.root
+
+    def _folder(self, name: str) -> Path:
+        """The folder of a dataset's versions, as they are now."""
+        check_name(name)
+        if self.mirror is not None:
+            self.mirror.refresh(name)
+        return self.root / name
 
     def _unknown(self, name: str) -> NotFound:
         """The error for a dataset that does not exist, with similar names."""
@@ -135,7 +175,7 @@ class Store:
         near = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
         see = "sotopia-rl-data list"
         return NotFound(
-            f"The store {str(self.root)!r} has no dataset {name!r}{near}.",
+            f"The store {self.address!r} has no dataset {name!r}{near}.",
             f"write {close[0]}, or see {see}" if close else see,
         )
 

@@ -26,6 +26,7 @@ from sotopia_rl_data.store.store import Store
 from sotopia_rl_data.store.versions import number
 
 FOLDER = ".trash"
+_COMMANDS = "`rm` and `undo` do"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ def named(store: Store, refs: Sequence[str]) -> dict[str, list[str]]:
 
     Raises NotFound where the store lacks one, and UsageError for a path or a commit.
     """
+    store.folder_for(_COMMANDS)
     found: dict[str, list[str]] = {}
     for text in refs:
         ref = parse(text)
@@ -98,7 +100,7 @@ def remove(store: Store, chosen: dict[str, list[str]]) -> list[Removed]:
 def removed(store: Store) -> list[Removed]:
     """What is in the trash: the newest removal first, versions in their order."""
     found = []
-    for trash in sorted(_folders(store.root / FOLDER), reverse=True):
+    for trash in sorted(_folders(store.folder_for(_COMMANDS) / FOLDER), reverse=True):
         datasets = [folder for outer in _folders(trash) for folder in (outer, *_folders(outer)) if _numbers(folder)]
         for folder in datasets:
             name = folder.relative_to(trash).as_posix()

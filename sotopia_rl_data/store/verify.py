@@ -58,6 +58,9 @@ def verify(
     `on_file` is called after each file (progress). `derived` tells what is wrong with the configs that are derived from
     others, and is called where nothing else is wrong.
     """
+    if version.mirror is not None:
+        with version.mirror.copied(version) as copy:
+            return verify(copy, on_file, derived)
     problems: list[str] = []
     files = list(listed_files(version.manifest))
     damaged = set()

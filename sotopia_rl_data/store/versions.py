@@ -12,15 +12,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sotopia_rl_data.errors import NotFound, StoreError, UsageError
 from sotopia_rl_data.formats import check_fields
 from sotopia_rl_data.schema import Manifest
 from sotopia_rl_data.store import manifest as manifests
 from sotopia_rl_data.store.disk import replace_file
+
+if TYPE_CHECKING:
+    from sotopia_rl_data.store.mirror import Mirror
 
 Number = tuple[int, int, int]
 FIRST: Number = (1, 0, 0)
@@ -31,10 +35,12 @@ _SHAPE = ("layout", "scale")  # where one of these parts of the recipe changes, 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version of one dataset: a directory, and the manifest that lists what is in it."""
+    """One version of one dataset: a directory, and the manifest that lists what is in it. The files of one in a bucket
+    are in the directory once they were asked for; `mirror` fetches them."""
 
     dir: Path
     manifest: Manifest
+    mirror: Mirror | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -56,12 +62,19 @@ class Version:
         """`org/name@v1.2.0`."""
         return f"{self.name}@{self.version}"
 
+    def keep_notes(self) -> None:
+        """Call it after a change to what lies beside the manifest and the rows: a bucket gets it too."""
+        if self.mirror is not None:
+            self.mirror.keep_notes(f"{self.name}/{self.version}", self.dir)
+
     def files(self, config: str) -> dict[str, list[Path]]:
         """The Parquet files of each split of `config`, in row order. Raises NotFound, naming the configs there are, and
         StoreError where a file is missing or has other columns than the manifest lists."""
         splits = self.manifest.configs.get(config)
         if splits is None:
             raise NotFound(f"{self.ref} has no config {config!r}.", f"name one of: {', '.join(self.manifest.configs)}")
+        if self.mirror is not None:
+            self.mirror.fetch(self, [file for split in splits.values() for file in split.files])
         paths = {name: [self.dir / file.path for file in split.files] for name, split in splits.items()}
         for path in (path for of in paths.values() for path in of):
             problem = _problem(path, self.manifest.columns[config])
@@ -97,7 +110,7 @@ def _columns_of(path: Path, changed_ns: int) -> dict[str, str]:
     return type_names(pq.read_schema(path))
 
 
-def load(directory: Path) -> Version:
+def load(directory: Path, mirror: Mirror | None = None) -> Version:
     """The version in `directory`. Raises StoreError where its manifest is damaged, or is that of another version."""
     manifest = manifests.load(directory)
     if number(directory.name) and directory.name != manifest.version:
@@ -105,7 +118,7 @@ def load(directory: Path) -> Version:
             f"The folder {directory} has the manifest of {manifest.version}.",
             f"give the folder the name {manifest.version}, or delete it and make the version again",
         )
-    return Version(directory, manifest)
+    return Version(directory, manifest, mirror)
 
 
 def in_folder(folder: Path) -> list[Path]:

@@ -37,7 +37,7 @@ class Weights(BatchedModel):
 def test_a_local_policy_keeps_its_weights_between_turns(tmp_path: Path):
     weights = Weights()
     choices = DemoChoices(scenes=scenes(1), policies={"weights": KeptPlayer(weights)})
-    host = DemoHost(Store(tmp_path), choices, Spending.at(tmp_path, AskOptions(budget=1)))
+    host = DemoHost(Store(tmp_path), choices, Spending.at(Store(tmp_path), AskOptions(budget=1)))
     session = DemoSession(host, choices.scenes[0], 0, "weights")
     for words in ("hello", "and?"):
         session.act("speak", words)
@@ -66,7 +66,7 @@ def test_a_reward_model_gives_each_utterance_what_it_gives_its_prompt_and_comple
         policies={"firm": player("scripted:firm")},
         sources={"rm": ModelTurns(ModelRewards(model))},
     )
-    host = DemoHost(Store(tmp_path / "store"), choices, Spending.at(tmp_path / "store", AskOptions()))
+    host = DemoHost(Store(tmp_path / "store"), choices, Spending.at(Store(tmp_path / "store"), AskOptions()))
     session = DemoSession(host, choices.scenes[0], 1, "firm", "rm")
     session.start()
     session.act("speak", "Would you take 500 for it?")

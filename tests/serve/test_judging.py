@@ -34,7 +34,7 @@ JUDGE = f"import json\nfrom typing import Any\n\n{inspect.getsource(Thanks)}"
 
 def judged(folder: Path, *judges: Any, schema: str | None = None, **options: Any) -> JudgeRewards:
     asked = Elicitation(judges=judges, schema=schema, dimensions=["goal"])
-    return JudgeRewards(asked, RewardSettings(weights={"goal": 1}), Spending.at(folder, AskOptions(**options)))
+    return JudgeRewards(asked, RewardSettings(weights={"goal": 1}), Spending.at(Store(folder), AskOptions(**options)))
 
 
 def up_to_each(episodes: Sequence[Episode]) -> list[Episode]:
@@ -97,7 +97,7 @@ def test_the_score_of_the_partner_in_a_packed_answer_is_not_the_agents(packing, 
     judge = tmp_path / "judge.py"
     judge.write_text(SCORES)
     asked = Elicitation(judges=[f"{judge}:Scores"], schema="leave-one-out", dimensions=["goal"], packing=packing)
-    source = JudgeRewards(asked, RewardSettings(weights={"goal": 1}), Spending.at(tmp_path, AskOptions()))
+    source = JudgeRewards(asked, RewardSettings(weights={"goal": 1}), Spending.at(Store(tmp_path), AskOptions()))
     found = source.score([([{"role": "user", "content": text} for text in ("A scene.", "How are you?")], "Fine.")])
     source.close()
     assert found.tolist() == [pytest.approx([0.2])]
