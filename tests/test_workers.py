@@ -34,7 +34,10 @@ def test_together(i):
     time.sleep(0.05)
 """
 
-OFFERS = """
+OFFERS = '''
+import subprocess
+import sys
+import time
 import click
 import pytest
 from sotopia_rl_data.cli import console, program
@@ -56,10 +59,26 @@ def test_offers_what_works(monkeypatch, tmp_path):
 def test_offers_what_does_not_work(monkeypatch, tmp_path):
     listed(monkeypatch, tmp_path, "sotopia-rl-data show lab/none")
 
+@program.cli.command("offer-and-wait", hidden=True)
+def offer_and_wait():
+    console.next_commands("sotopia-rl-data log lab/none")
+    time.sleep(60)
+
+WAITS = """
+from sotopia_rl_data.cli import program
+program.COMMANDS["Read data"]["offer-and-wait"] = ("test_toys:offer_and_wait", "")
+program.main(["offer-and-wait"])
+"""
+
+def test_offers_what_does_not_work_in_a_process_that_is_killed():
+    with subprocess.Popen([sys.executable, "-c", WAITS], stderr=subprocess.PIPE, text=True) as process:
+        assert [process.stderr.readline().strip() for _ in range(2)] == ["next:", "sotopia-rl-data log lab/none"]
+        process.kill()
+
 @pytest.mark.invented
 def test_offers_what_is_invented(monkeypatch, tmp_path):
     listed(monkeypatch, tmp_path, "sotopia-rl-data stats lab/none")
-"""
+'''
 
 
 def run(folder: Path, *options: str) -> None:
@@ -111,9 +130,10 @@ def test_a_command_that_is_printed_and_does_not_work_fails_the_test_that_saw_it(
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     clean["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), str(ROOT)])
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    for more, ends in (([], "3 passed"), (["--run-printed"], "3 passed, 1 error")):
+    for more, ends in (([], "4 passed"), (["--run-printed"], "4 passed, 2 errors")):
         done = subprocess.run([*command, *more], cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
         assert done.stdout.splitlines()[-1].startswith(ends), done.stdout
     assert "ERROR at teardown of test_offers_what_does_not_work" in done.stdout
     assert "show lab/none" in done.stdout
-    assert "{'run': 2}" in done.stdout
+    assert "log lab/none" in done.stdout
+    assert "{'run': 3}" in done.stdout
