@@ -123,6 +123,8 @@ def _write_table(result: pa.Table | pa.RecordBatchReader, stream: IO[str]) -> No
     for row in first:
         table.add_row(*(Text(screen.plain(_cell(value))) for value in row))
     _, shown = screen.show(table, most_lines=TABLE_ROWS)
+    if not first:
+        screen.say("no rows", "dim")
     if shown < len(first) or next(rows, None) is not None:
         screen.say(f"… the first {shown} rows; --format csv, json or parquet has all", "dim")
 
@@ -131,7 +133,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.15g}"  # of a time in seconds each counts
     text = printable(" ".join((value if isinstance(value, str) else _json(value)).split()))
     return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
 

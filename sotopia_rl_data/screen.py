@@ -91,9 +91,9 @@ class Screen(Console):
         yield from Text(values[0]).wrap(self, self.width, overflow="fold")
         line = Text()
         for name, value in zip(names[1:], values[1:], strict=True):
-            if value in ("", MISSING):
+            if value in ("", self.plain(MISSING)):
                 continue
-            part = Text(f"  {name}: {value}")
+            part = Text(f"  {name}: {value}" if name else f"  {value}")
             if line and line.cell_len + part.cell_len > self.width:
                 yield line
                 line = Text()

@@ -232,7 +232,7 @@ class PolicyGRPOConfig(CommonFields, GRPOConfig):  # type: ignore[misc]  # mypy 
         if self.stop_on_hacking and not self.held_out_judge:
             raise UsageError(
                 "Hacking is seen only beside a judge that the policy is not trained on.",
-                "name one, such as another reward model: --held-out-judge DIR",
+                "name one, such as another reward model, with --held-out-judge",
             )
         if self.held_out_prompts < 8:
             raise UsageError("held_out_prompts must be at least 8.", "--set held_out_prompts=64")

@@ -70,7 +70,7 @@ def _new_folder(target: Path) -> Iterator[Path]:
     """A folder beside `target`, renamed to it at the end. Raises UsageError where it exists, InputError where it
     cannot be written."""
     if target.exists():
-        raise UsageError(f"{target} exists already.", "name another folder: --output DIR")
+        raise UsageError(f"{target} exists already.", "name another folder with --output")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))

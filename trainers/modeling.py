@@ -82,7 +82,7 @@ def loading_errors(name: str) -> Iterator[None]:
         from sotopia_rl_data.hub.client import why_not_found
 
         reason = why_not_found(split_revision(name)[0], error) or first_line(error).rstrip(".")
-        hint = "name a folder (./DIR) or a Hub id"
+        hint = "name a folder that `train` wrote, as in ./runs/rm, or a model of the Hub"
         raise NotFound(f"The model {name!r} cannot be loaded: {reason}.", hint) from error
     except RuntimeError as error:
         if type(error) is not RuntimeError:  # a subclass is an accelerator's error, such as out of memory

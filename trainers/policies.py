@@ -160,7 +160,7 @@ def held_out_judge(config: PolicyGRPOConfig) -> Reward | None:
     if name in (config.reward_model, *config.rewards):
         raise UsageError(
             f"The policy is trained on {name}, so it cannot be the held-out judge.",
-            "name another reward model or judge: --held-out-judge DIR|ID|URL",
+            "name another reward model or judge with --held-out-judge",
         )
     if ".py:" in name:
         ((judge,), _) = named_rewards([name])

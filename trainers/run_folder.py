@@ -32,7 +32,7 @@ class RunFolder:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
-                f"{path} cannot be written: {error.strerror}.", "name another folder: --output DIR"
+                f"{path} cannot be written: {error.strerror}.", "name another folder with --output"
             ) from error
 
     @classmethod
@@ -117,14 +117,14 @@ class RunFolder:
         if not resume:
             raise UsageError(
                 f"{self.path} has checkpoints of an earlier run, and those of a new run would be mixed with them.",
-                "resume that run: --resume; or name another folder: --output DIR",
+                "resume that run with --resume; or name another folder with --output",
             )
         before, now = RunFolder(checkpoint).read(), plain(record)
         if before["dataset"]["digest"] != now["dataset"]["digest"]:
             name = f"{before['dataset']['name']}@{before['dataset']['version']}"
             raise UsageError(
                 f"{checkpoint} was trained on {name}, and this run would resume it with other rows.",
-                f"name that version: --dataset {name}; or start a new run: --output DIR",
+                f"name that version: --dataset {name}; or start a new run, in another folder with --output",
             )
         old, new = ({"kind": run["kind"], "model": run["model"], **run["config"]} for run in (before, now))
         if old.get("tokens_per_device_batch") is None and new.get("tokens_per_device_batch"):
@@ -146,7 +146,7 @@ class RunFolder:
                     back, shown = "set gradient_accumulation_steps so that it is the same", "batches_a_step"
             raise UsageError(
                 f"{checkpoint} was trained with {shown}={value}; this run has {shown}={new.get(name)}.",
-                f"{back}; or start a new run: --output DIR",
+                f"{back}; or start a new run, in another folder with --output",
             )
 
 

@@ -27,9 +27,9 @@ _RESERVED = {
     "tools": "leave it out: answers are text",
     "tool_choice": "leave it out: answers are text",
     "stream": "leave it out: an answer is read when it is complete",
-    "n": "ask several times by --samples N",
-    "temperature": "write --temperature N, or `temperature` under `sampling` in a judges file",
-    "max_tokens": "write --max-tokens N, or `max_tokens` under `sampling` in a judges file",
+    "n": "ask several times with --samples",
+    "temperature": "write --temperature, or `temperature` under `sampling` in a judges file",
+    "max_tokens": "write --max-tokens, or `max_tokens` under `sampling` in a judges file",
 }
 
 

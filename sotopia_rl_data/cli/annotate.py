@@ -150,6 +150,8 @@ def annotate_export(
         console.note(f"{len(items):,} dialogues, {scores:,} scores to fill in, are in {output}.")
         if output.suffix == ".csv":  # a page saves its scores under a name of its own
             console.next_commands(f"sotopia-rl-data annotate import {shlex.quote(str(output))} {shlex.join(refs)}")
+        else:
+            console.note("Open it in a browser. What its button saves is read by `sotopia-rl-data annotate import`.")
 
 
 @annotate.command("import")

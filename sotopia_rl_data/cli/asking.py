@@ -472,6 +472,8 @@ def show_estimate(estimate: Estimate, in_batches: bool) -> None:
 def _notes(estimate: Estimate, in_batches: bool) -> Iterator[str]:
     """What a reader of the estimate must know."""
     yield "Nothing was asked, and no version written. Second tries at unusable answers are not counted."
+    if any(line.hits for line in estimate.lines):
+        yield "Hits: answers that the ledger has, which cost nothing."
     if estimate.most:
         yield "At most: what it costs if nothing is read from a cache and every answer is as long as it may be."
     most_calls, episodes = getattr(estimate, "most_calls", 0), getattr(estimate, "episodes", 0)
@@ -487,7 +489,7 @@ def _notes(estimate: Estimate, in_batches: bool) -> Iterator[str]:
             "of them go at once."
         )
     if any(line.asked and line.cost is None for line in estimate.lines):
-        yield "A model without a known price: give its prices with --prices FILE."
+        yield "A model without a known price: give its prices in a file with --prices."
     if not most_calls and any(line.asked and line.usage is not None and not line.measured for line in estimate.lines):
         yield (
             "Tokens are counted roughly (4 bytes in, 2 out), without what a model thinks before it answers. Once some "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -36,9 +37,10 @@ if TYPE_CHECKING:
 @asking.costs("these answers")
 @asking.again
 @asking.kept
+@console.wide_option
 @console.store_option
 @console.json_option
-def audit(ref: str, judge: str, probes: str | None, store: Store, as_json: bool, **options: Any) -> None:
+def audit(ref: str, judge: str, probes: str | None, wide: bool, store: Store, as_json: bool, **options: Any) -> None:
     """Probe a judge for biases: do its labels follow the agents' order, their names, an utterance's length or place?
 
     The judge is asked about episodes of REF once more, with a change that must not matter: the agents listed in the
@@ -73,19 +75,32 @@ def audit(ref: str, judge: str, probes: str | None, store: Store, as_json: bool,
         report = run(
             store, ref, elicitation, settings, out=out, version=version, options=watched, announce=asking.announce
         )
-    asking.show(report, _audited, as_json)
+    asking.show(report, partial(_audited, wide=wide), as_json)
 
 
-def _audited(report: AuditReport) -> None:
+_SPARE = ("episodes", "p", "effect", "labels", "95 %")
+"""What a narrow screen can do without, the first to go first."""
+_MEANINGS = {
+    "levels": "levels: by how much a probe changes labels",
+    "effect": "effect: Cohen's d_z",
+    "adjusted": "adjusted: p after Holm",
+}
+
+
+def _audited(report: AuditReport, wide: bool) -> None:
     verdict, noise = report.verdict, report.verdict.noise
     columns = ["probe", "test", "dimension", "labels", "episodes", "levels", "95 %", "effect", "p", "adjusted", "found"]
-    console.table(columns, [[*_row(finding), finding.found(verdict.alpha)] for finding in verdict.findings])
+    spare = () if wide else _SPARE
+    found = [[*_row(finding), finding.found(verdict.alpha)] for finding in verdict.findings]
+    shown = console.table(columns, found, spare=spare and (*spare, "dimension"))
     if verdict.by_dimension:
-        console.table(columns[:-1], [_row(finding) for finding in verdict.by_dimension])
+        rows = [_row(finding) for finding in verdict.by_dimension]
+        console.table(columns[:-1], rows, spare=spare and (*spare, "test"))
     console.table(
         ["asked twice", "labels", "mean |difference|", "equal", "alpha"],
         [[verdict.judge, noise.labels, noise.moved, noise.equal, noise.alpha]],
     )
+    console.note("; ".join(meaning for column, meaning in _MEANINGS.items() if column in shown))
     console.note(f"{verdict.verdict}: {verdict.sentence}")
     asking.show_run(
         "audited",

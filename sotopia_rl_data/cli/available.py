@@ -76,12 +76,14 @@ NOUNS: dict[str, Callable[[], Iterable[_Row]]] = {
 
 
 @click.command()
-@click.argument("noun", type=click.Choice(list(NOUNS)), required=False)
+@click.argument("noun", metavar="[KIND]", type=click.Choice(list(NOUNS)), required=False)
 @console.store_option
 @console.json_option
 def available(noun: str | None, store: Store, as_json: bool) -> None:
     """What can be named: the judges, schemas, presets, policies and rewards that are built in or installed as plug-ins,
     and the presets of `train`.
+
+    KIND is judges, schemas, presets, policies, rewards or train-presets.
 
     \b
     Examples:

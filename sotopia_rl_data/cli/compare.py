@@ -175,12 +175,15 @@ def _show_comparison(comparison: Comparison, by_scenario: str | None, wide: bool
         for condition in comparison.conditions:
             grids += [tables.scenarios(condition, contrast, by_scenario) for contrast in condition.contrasts]
     grids += [tables.talk(comparison), tables.agreement(comparison)]
-    for grid in grids:
-        if grid is not None:
-            console.table(grid.columns, grid.rows, title=grid.title, spare=() if wide else grid.spare)
+    shown = {
+        column
+        for grid in grids
+        if grid is not None
+        for column in console.table(grid.columns, grid.rows, title=grid.title, spare=() if wide else grid.spare)
+    }
     for remark in comparison.remarks:
         console.warn(remark)
-    signs = list(tables.signs(comparison))
+    signs = list(tables.signs(comparison, shown))
     if signs:
         console.note("; ".join(signs))
     legend = tables.legend(comparison.dimensions)

@@ -28,12 +28,12 @@ _LINES = {
 
 
 @click.command()
-@click.argument("shell", type=click.Choice(list(_LINES)))
+@click.argument("shell", metavar="SHELL", type=click.Choice(list(_LINES)))
 def completion(shell: str) -> None:
     """Print the script that makes SHELL complete commands, options, datasets and versions with the Tab key.
 
-    The last line of the script, a comment, is the line that sets it up: for bash in ~/.bashrc, for zsh in ~/.zshrc
-    after compinit, for fish in ~/.config/fish/config.fish.
+    SHELL is bash, zsh or fish. The last line of the script, a comment, is the line that sets it up: for bash in
+    ~/.bashrc, for zsh in ~/.zshrc after compinit, for fish in ~/.config/fish/config.fish.
 
     \b
     Example:

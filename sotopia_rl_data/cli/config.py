@@ -40,6 +40,8 @@ def config(store: Store, as_json: bool) -> None:
         return
     shown = [[key, ", ".join(value) if isinstance(value, list) else value, source] for key, value, source, _ in rows]
     console.table(["key", "value", "from"], shown, title=str(given.path or "no config file"))
+    if given.path is None:
+        console.note('To set one, write it into ./sotopia-rl-data.toml, as in: judge = "gpt-4o"')
 
 
 def _effective(key: str, given: defaults.FileDefaults) -> tuple[str, Any, str, str]:

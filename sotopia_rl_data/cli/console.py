@@ -35,6 +35,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _PLAIN = dict(zip("−–—’‘“”·•×▁▂▃▄▅▆▇█", "---''\"\".*x12345678", strict=True))
 _PLAIN |= {"≥": ">=", "≤": "<=", "±": "+/-", "€": "EUR"}
+_PLAIN |= {letter: unicodedata.name(letter).split()[-1].lower() for letter in "αβγδεζηθικλμνξοπρστυφχψω"}
 """What is written where the terminal's encoding lacks a character, beside what Unicode itself decomposes."""
 
 WORDS = f"{__name__}.words"
@@ -189,9 +190,10 @@ def emit_json(value: Any) -> None:
 
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, *, spare: Sequence[str] = ()
-) -> None:
+) -> list[str]:
     """A table on stdout, under `title`. Numbers align right; a missing value is a dash, and a column without any value
-    is left out. On a narrow screen the columns in `spare` go first, in this order; a line below says which."""
+    is left out. On a narrow screen the columns in `spare` go first, in this order; a line below says which. Returns the
+    columns that are shown."""
     from rich.table import Table
     from rich.text import Text
 
@@ -214,6 +216,7 @@ def table(
     if left_out:
         screen.say(f"{', '.join(left_out)}: with --wide", "dim")
     screen.print()
+    return [columns[i] for i in kept if columns[i] not in left_out]
 
 
 def _cell(value: Any) -> str:

@@ -179,6 +179,17 @@ def _show_estimates(estimates: Mapping[str, JudgedEstimate], as_json: bool) -> N
 
 _MOST_LINES = 40
 _MOST_CARDS = 6  # where the screen is too narrow for a table
+_MEANINGS = {
+    "tau": "tau: Kendall's tau-b of an agent's turns with their true credit",
+    "from": "from, to: its 95% interval",
+    "of tau": "of tau: what an oracle reaches that answers the same schema",
+    "hit": "hit: how often the largest credit is the pivotal turn's",
+    "sign": "sign: how often a turn's credit has the right one",
+    "calibration": "calibration: how far sizes are off, in points",
+    "leans on": "leans on: what the errors go with",
+    "silent": "silent: agents whose turns all get the same",
+    "calls each": "each: for a pivotal turn that was found",
+}
 _SPARE = ("usd each", "calls each", "silent", "calibration", "sign", "of hit", "hit", "to", "from")
 """What a narrow screen can do without, the first to go first."""
 
@@ -198,7 +209,8 @@ def _show_bench(measured: Bench, wide: bool) -> None:
             [*row, near.leans_on or None, near.silent, *map(_rounded, each), *([method.labels or None] if wide else [])]
         )
     title = f"{measured.games}: {measured.episodes} episodes, {measured.utterances} utterances"
-    console.table(columns, rows, title, spare=() if wide else _SPARE)
+    shown = console.table(columns, rows, title, spare=() if wide else _SPARE)
+    console.note("; ".join(meaning for column, meaning in _MEANINGS.items() if column in shown))
     hidden = len(measured.lines) - len(rows)
     if hidden:
         console.note(f"{hidden:,} more {'line' if hidden == 1 else 'lines'}: with --wide")

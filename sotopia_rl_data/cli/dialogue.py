@@ -73,9 +73,9 @@ class _Dialogue:
         for agent in episode.agents[:_AGENTS]:
             line = Text(self._names[agent.agent], f"bold {self._styles[agent.agent]}")
             if agent.model:
-                line.append(f"  {plain(agent.model)}", "not bold dim")
+                line.append(f" ({plain(agent.model)})", "not bold dim")
             if agent.goal:
-                line.append(f"  {plain(_beginning(without_tags(agent.goal)))}", "not bold italic default")
+                line.append(f": {plain(_beginning(without_tags(agent.goal)))}", "not bold italic default")
             self._screen.print(line)
         more = len(episode.agents) - _AGENTS
         if more > 0:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sotopia_rl_data.cli import console
-from sotopia_rl_data.display import Advance
+from sotopia_rl_data.display import MISSING, Advance
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.hub.resolve import fetch, resolve
 from sotopia_rl_data.refs import parse
@@ -87,10 +87,10 @@ def _show_markdown(text: str) -> None:
 
     screen = Screen()
     text = screen.plain(re.sub(r"!\[([^]]*)\]\([^)]*\)", r"(a picture: \1)", text))
-    lines, shown = text.split("\n"), 0
+    lines, shown, lacking = text.split("\n"), 0, ("", screen.plain(MISSING))
     for first, after, (head, *rows) in _tables(Markdown(text)):
         screen.print(Markdown("\n".join(lines[shown:first]), hyperlinks=False))
-        console.table(head, rows)
+        console.table(head, [[None if value in lacking else value for value in row] for row in rows])
         shown = after
     screen.print(Markdown("\n".join(lines[shown:]), hyperlinks=False))
 

@@ -327,5 +327,5 @@ def _existing_ledger(path: Path) -> Ledger:
     from sotopia_rl_data.ledger.ledger import Ledger
 
     if not path.is_dir():
-        raise UsageError(f"There is no ledger at {path}.", "name a ledger with --ledger DIR; labelling makes one")
+        raise UsageError(f"There is no ledger at {path}.", "name a ledger with --ledger; labelling makes one")
     return Ledger(path)

@@ -81,6 +81,7 @@ def _show(shown: ModelCheck) -> None:
     usage = shown.usage
     cost = "no known price" if shown.cost is None else f"{shown.cost:.6f} USD, at the prices of {shown.as_of}"
     rows = [
+        ("model", shown.model),
         ("URL", shown.url),
         ("key", shown.key or "none"),
         ("model that answered", shown.returned_model or "not named"),
@@ -92,4 +93,4 @@ def _show(shown: ModelCheck) -> None:
         ("cost", cost),
         ("seconds", f"{shown.seconds:.1f}"),
     ]
-    console.table(["model", shown.model], rows)
+    console.table(["", ""], rows)

@@ -44,12 +44,12 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "query": (f"{_HERE}.reading:query", "One SELECT over a version, as table, JSON, CSV or Parquet."),
         "diff": (f"{_HERE}.reading:diff", "Rows added, removed and changed between two versions."),
         "verify": (f"{_HERE}.reading:verify", "Check every file and the digest of a version."),
-        "ledger": (f"{_HERE}.label:ledger", "The journal of every call: query, compact."),
+        "ledger": (f"{_HERE}.label:ledger", "The journal of every call: query, compact, merge."),
     },
     "Trust data": {
         "agreement": (f"{_HERE}.trust:agreement", "How far judges, samples and schemas agree, with intervals."),
         "audit": (f"{_HERE}.audit:audit", "Bias probes: do labels change when they should not?"),
-        "credit": (f"{_HERE}.credit:credit", "Credit against the truth, in games whose every turn has a known worth."),
+        "credit": (f"{_HERE}.credit:credit", "Credit against the truth, in games whose turns have a known worth."),
         "compare": (f"{_HERE}.compare:compare", "Agents compared by their scores: the papers' tables, with tests."),
         "report": (f"{_HERE}.trust:report", "One self-contained page: distributions, dialogues, opinions."),
         "curate": (f"{_HERE}.trust:curate", "Where to spend the next dollar: the widest disagreement."),
@@ -57,9 +57,9 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Train on data": {
         "train": (f"{_HERE}.train:train", "A reward model; a policy by behaviour cloning, DPO or GRPO."),
         "score": (f"{_HERE}.train:score", "Add a reward model's scores to a dataset, as a judge."),
-        "serve": (f"{_HERE}.serve:serve", "Serve a reward model to trainers that ask over HTTP."),
-        "demo": (f"{_HERE}.demo:demo", "A page where people talk to a policy and see each utterance's reward."),
-        "merge": (f"{_HERE}.merge:merge", "A run's model as one checkpoint for vLLM, OpenRLHF, verl, pipelines."),
+        "serve": (f"{_HERE}.serve:serve", "Serve a reward model, or judges, to trainers over HTTP."),
+        "demo": (f"{_HERE}.demo:demo", "A page where people talk to a policy and see the rewards."),
+        "merge": (f"{_HERE}.merge:merge", "A run's model as one checkpoint for vLLM, OpenRLHF or verl."),
         "inspect": (f"{_HERE}.train:inspect", "A training run: its data, its metrics beside the baselines."),
     },
     "Publish data": {

@@ -53,6 +53,13 @@ def list_(wide: bool, store: Store, as_json: bool) -> None:
             [_line(name, *history) for name, history in histories.items()],
             spare=() if wide else _SPARE_FACTS,
         )
+        newest = max(
+            (versions[0] for versions, _ in histories.values() if versions),
+            key=lambda version: version.manifest.created,
+            default=None,
+        )
+        if newest:
+            console.next_commands(f"sotopia-rl-data show {newest.name}")
     for name, (_, damaged) in histories.items():
         _tell_damaged(name, damaged)
 
@@ -145,6 +152,10 @@ def log(ref: str, wide: bool, store: Store, as_json: bool) -> None:
             [[v.version, _made(v), *_told(v), v.digest[:12]] for v in versions],
             spare=() if wide else _SPARE_FACTS,
         )
+        if len(versions) > 1:
+            console.next_commands(f"sotopia-rl-data diff {versions[1].ref} {versions[0].ref}")
+        elif versions:
+            console.next_commands(f"sotopia-rl-data show {name}")
     _tell_damaged(name, damaged)
 
 
@@ -321,6 +332,10 @@ def stats(ref: str, wide: bool, store: Store, as_json: bool) -> None:
     if numbers.opinions:
         console.table(["opinions", "utterances"], [[n, rows] for n, rows in numbers.opinions.items()])
     _labels(numbers, wide)
+    if "reward" in numbers.columns and numbers.columns["reward"]["all"].count:
+        console.next_commands(f"sotopia-rl-data report {shlex.quote(ref)} -o report.html")
+    elif numbers.episodes:
+        console.next_commands(f"sotopia-rl-data show {shlex.quote(ref)}")
 
 
 @click.command()
@@ -361,6 +376,8 @@ def query(
         raise UsageError("Parquet is binary and cannot be shown on a terminal.", "add -o FILE.parquet")
     with stream(resolve(store, ref), sql, timeout) as rows:
         write_result(rows, chosen, output or sys.stdout)
+    if output:
+        console.note(f"written: {output}")
 
 
 @click.command()

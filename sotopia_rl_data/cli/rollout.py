@@ -130,7 +130,7 @@ def _scorer(best_of: int, reward_model: str | None) -> Any:
     if reward_model is None or best_of < 2:
         raise UsageError(
             "Best-of-N needs at least 2 drafts and a reward model, and only one of these is given.",
-            "give both: --best-of 8 --reward-model DIR",
+            "give both, as in --best-of 8 --reward-model ./runs/rm",
         )
     from sotopia_rl_data.applications.local_policies import RewardScorer
 

@@ -89,8 +89,12 @@ def serve(
     elif options["judges"] and asking.is_from_file("reward_model"):
         reward_model = None
     if bool(reward_model) == bool(options["judges"]):
-        said = "A server needs a reward model or a judge" + (", and both are named." if reward_model else ".")
-        raise UsageError(said, "give --reward-model DIR, or --judge SPEC")
+        if reward_model:
+            raise UsageError("A server needs a reward model or a judge, and both are named.", "leave one of them out")
+        raise UsageError(
+            "A server needs a reward model or a judge.",
+            "add --reward-model with a folder that `train rm` wrote, or a judge, as in --judge gpt-4o",
+        )
     check_installed("A reward server", "fastapi", "uvicorn", "prometheus_client", extra="serve")
     secret = _secret() if token else None
     if secret is None and not is_loopback(host):

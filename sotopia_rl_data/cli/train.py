@@ -242,9 +242,10 @@ def _configuration(kind: str, store: Store, folder: Path, options: dict[str, Any
     values = values_of(kind, preset=preset, file=file, options=options, assignments=settings)
     missing = not values.get("model")  # --config and --set name it too
     if missing and preset != "tiny":
-        context = click.get_current_context()
-        (model,) = (option for option in context.command.params if option.name == "model")
-        raise click.MissingParameter(ctx=context, param=model)
+        raise UsageError(
+            "No model to train is named.",
+            "add --model with a folder or a model of the Hub; or, to try it in a minute, --preset tiny",
+        )
     if kind in ("rm", "dpo") and not values.get("targets"):
         from sotopia_rl_data.trainers.data import check_rewarded
 
@@ -275,7 +276,7 @@ def _finish(config: TrainerConfig, record: dict[str, Any], as_json: bool) -> Non
     if as_json:
         console.emit_json(record)
         return
-    _show_run(folder, record)
+    _show_run(folder, record, wide=False)
     if config.release_as:
         console.note("{state}: {repo}@{version} (commit {commit})".format(**record["release"]))
     console.next_commands(f"sotopia-rl-data inspect {shlex.quote(str(folder))}", *_following(folder, record))
@@ -332,9 +333,10 @@ def score(
 @click.argument("runs", metavar="RUN…", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--dataset", metavar="REF", help="With several runs: whose rows and rewards.  [default: the first run's]")
 @click.option("--split", default="test", show_default=True, help="With several runs: which split of it.")
+@console.wide_option
 @console.store_option
 @console.json_option
-def inspect(runs: tuple[Path, ...], dataset: str | None, split: str, store: Store, as_json: bool) -> None:
+def inspect(runs: tuple[Path, ...], dataset: str | None, split: str, wide: bool, store: Store, as_json: bool) -> None:
     """A training run: what it was trained on, its metrics beside the baselines, where its release is.
 
     Several runs of reward models are set side by side: each scores the same held-out rows. Intervals (95 %) resample
@@ -358,7 +360,7 @@ def inspect(runs: tuple[Path, ...], dataset: str | None, split: str, store: Stor
     if as_json:
         console.emit_json(record)
         return
-    _show_run(run, record)
+    _show_run(run, record, wide)
     console.next_commands(*_following(run, record))
 
 
@@ -388,13 +390,25 @@ def _with_interval(figure: dict[str, float | None], is_first: bool) -> str | Non
     return f"{text} {'+' if low > 0 else '-'}"
 
 
-def _show_run(folder: Path, record: dict[str, Any]) -> None:
+_TRAINED = {
+    "rm": "a reward model",
+    "sft": "a policy, by behaviour cloning",
+    "dpo": "a policy, by DPO",
+    "grpo": "a policy, by GRPO",
+}
+
+
+def _show_run(folder: Path, record: dict[str, Any], wide: bool) -> None:
     from sotopia_rl_data.cards.model import scorecard
 
-    console.table([record["kind"], ""], _facts(record), title=str(folder))
+    console.table(["", ""], [["trained", _TRAINED[record["kind"]]], *_facts(record)], title=str(folder))
+    spare, shown = () if wide else ("train mean", "95 % interval"), set[str]()
     for split, metrics in record.get("metrics", {}).items():
         if metrics:
-            console.table(*scorecard(metrics), title=split)
+            shown |= set(console.table(*scorecard(metrics), title=split, spare=spare))
+    guessed = [column for column in ("train mean", "train mean by turn") if column in shown]
+    if guessed:
+        console.note(f"{', '.join(guessed)}: of whoever always guesses that")
 
 
 def _following(folder: Path, record: dict[str, Any]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -126,10 +128,13 @@ def import_(
     )
     files = paths or (samples_path(),)
     if dry_run:
-        _show_first(files, options, store, as_json)
+        _show_first(files, options, name, store, as_json)
         return
     if name is None:
-        raise UsageError("The dataset to make has no name.", "add --name ORG/NAME, or --dry-run to look at it first")
+        raise UsageError(
+            "The dataset to make has no name.",
+            "add a name, as in --name lab/episodes, or --dry-run to look at it first",
+        )
     with console.progress("importing", "byte") as advance:
         report = import_dataset(
             store,
@@ -163,8 +168,8 @@ def _declared(text: str) -> list[DeclaredScore]:
     return [DeclaredScore(name, float(ends[0]), float(ends[1])) for name, ends in found if ends is not None]
 
 
-def _show_first(paths: Sequence[Path], options: ImportOptions, store: Store, as_json: bool) -> None:
-    """The files that will be read, and the first item that comes of them."""
+def _show_first(paths: Sequence[Path], options: ImportOptions, name: str | None, store: Store, as_json: bool) -> None:
+    """The files that will be read, the first item that comes of them, and the command that imports them."""
     from sotopia_rl_data.cli.dialogue import show_dialogue
     from sotopia_rl_data.importers.files import plan
     from sotopia_rl_data.importers.opinions import opinions_of
@@ -215,6 +220,11 @@ def _show_first(paths: Sequence[Path], options: ImportOptions, store: Store, as_
         console.table(["field", "value"], [[name, str(value)] for name, value in asdict(first).items()])
     else:
         console.warn("no record could be read.")
+        return
+    words = [word for word in click.get_current_context().meta[console.WORDS][1:] if word != "--dry-run"]
+    if not name:
+        words += ["--name", f"demo/{re.sub(r'[^a-z0-9]+', '-', paths[0].stem.lower()).strip('-') or 'episodes'}"]
+    console.next_commands(f"sotopia-rl-data import {shlex.join(words)}")
 
 
 def _show_methods(methods: Sequence[FileMethod]) -> None:
@@ -313,7 +323,9 @@ def _show_import(report: ImportReport) -> None:
 
 @click.command()
 @console.ref_argument("ref")
-@click.option("--to", "fmt", type=click.Choice(_EXPORTS), required=True, help="The format to write.")
+@click.option(
+    "--to", "fmt", type=click.Choice(_EXPORTS), metavar="FORMAT", required=True, help="The format to write, as above."
+)
 @console.output_option("The folder to make; it must not exist, or be empty.", folder=True)
 @click.option(
     "--evaluator", metavar="NAME", help="sotopia: whose scores are written, where several evaluators gave some."

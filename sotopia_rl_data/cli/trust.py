@@ -121,6 +121,8 @@ def agreement(
         _show_agreement(result, measure, others, wide)
         if plot is not None:
             console.note(f"drawn: {plot}")
+        if of == "attributions" and outcome is annotation is None:
+            console.next_commands(f"sotopia-rl-data curate {shlex.join(refs)} -o disputed.csv")
 
 
 def _show_agreement(result: Agreement, measure: str, others: Set[str], wide: bool) -> None:
@@ -152,7 +154,7 @@ def _show_agreement(result: Agreement, measure: str, others: Set[str], wide: boo
         [numbers[pair.a], numbers[pair.b], pair.dimension, pair.units, *(_figure(pair.figures[m]) for m in _MEASURES)]
         for pair in pairs
     ]
-    console.table(
+    shown = console.table(
         ["a", "b", "dimension", "labels", *(_SHORT.get(name, name) for name in _MEASURES)],
         rows,
         spare=() if wide else [_SHORT.get(name, name) for name in _SPARE if name != measure],
@@ -170,10 +172,15 @@ def _show_agreement(result: Agreement, measure: str, others: Set[str], wide: boo
         units = "shares of each scale"
     if result.ranges:
         units = f"levels on {', '.join(result.ranges)}, else in {units}"
-    intervals = ""
-    if result.resamples:
-        intervals = f"; in brackets, {result.level:.0%} intervals from {result.resamples:,} draws of episodes"
-    console.note(f"difference: a − b, in {units}{intervals}")
+    signs = []
+    if "pairs" in shown:
+        signs.append("pairs: of two utterances of an episode, how often a and b put the same one first")
+    if "difference" in shown:
+        signs.append(f"difference: a − b, in {units}")
+    if any(figure.low is not None for pair in pairs for figure in pair.figures.values()):
+        signs.append(f"in brackets: {result.level:.0%} intervals from {result.resamples:,} draws of episodes")
+    if signs:
+        console.note("; ".join(signs))
 
 
 def _figure(figure: Figure) -> str | None:

@@ -63,7 +63,7 @@ def take(options: dict[str, Any]) -> UnsureSettings | None:
     if not given["reward_models"]:
         raise UsageError(
             "No reward model is named that could be unsure.",
-            "train one on labelled dialogues, with `sotopia-rl-data train rm`, and add --reward-model RUN",
+            "train one on labelled dialogues, with `sotopia-rl-data train rm`, and name its folder with --reward-model",
         )
     from sotopia_rl_data.credit.where_unsure import UnsureSettings
 

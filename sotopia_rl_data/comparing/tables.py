@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,18 +34,18 @@ def legend(dimensions: Sequence[str]) -> str:
     return ", ".join(f"{short(name)} {name.replace('_', ' ')}" for name in dimensions if short(name) != name)
 
 
-def signs(comparison: Comparison) -> Iterator[str]:
-    """What each sign means that the tables of conditions and effects show."""
+def signs(comparison: Comparison, shown: Set[str]) -> Iterator[str]:
+    """What each sign means that the tables of conditions and effects show, in these of their columns."""
     contrasts = [each for condition in comparison.conditions for each in condition.contrasts if each.pairs]
-    shown = [effect for contrast in contrasts for effect in contrast.effects]
+    effects = [effect for contrast in contrasts for effect in contrast.effects]
     if any(value is not None for one in comparison.conditions for each in one.means for value in each.means.values()):
         yield "n: agents of episodes"
-    if any(effect.significant for effect in shown):
+    if any(effect.significant for effect in effects):
         yield f"*: p < {comparison.alpha:g} after Holm, against {comparison.methods[0]}"
-    if any(effect.low is not None for effect in shown):
+    if any(effect.low is not None for effect in effects):
         what = "pairs" if comparison.resample == "pair" else "scenarios"
         yield f"{comparison.level:.0%} intervals from {comparison.resamples:,} draws of {what}"
-    if any(effect.effect is not None for effect in shown):
+    if "d" in shown:
         yield "d: Cohen's d_z"
 
 

@@ -298,7 +298,7 @@ def price_of(prices: Prices, target: Target, in_batch: bool = False) -> Price:
     if price is None:
         raise UsageError(
             f"There is no price for {target.model} at {target.base_url or target.provider}, so no budget can be kept.",
-            "write its USD per million tokens (input, cached, written, output) into a file for --prices FILE: "
+            "write its USD per million tokens (input, cached, written, output) into a file for --prices: "
             f'{{as_of: 2026-11-01, hosts: {{"*": {{"{target.model}": [2.5, 1.25, 2.5, 10]}}}}}}',
         )
     if price != NOTHING and limit_in(target.sampling) is None and price.longest is None:

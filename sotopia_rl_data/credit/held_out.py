@@ -78,7 +78,7 @@ class FoldRun:
         if rows.pinned.digest != pinned["digest"]:
             raise InputError(
                 f"{path} was trained on another {ref} than the one in {store.address}.",
-                "name a run that was trained on a dataset of this store, or that store: --store DIR",
+                "name a run that was trained on a dataset of this store, or that store with --store",
             )
         seen = frozenset(
             name
@@ -172,7 +172,7 @@ def check_all_unseen(rows: Sequence[DatasetRow], predicted: Floats, runs: Sequen
             f"{len(seen):,} of {len({row.environment_id for row in rows}):,} environments have been seen by every "
             f"reward model that is named ({named}), {min(seen)} among them.",
             f"train two on complementary environments, with {FOLD} and with >= in its place, and name both: "
-            "--reward-model RUN --reward-model RUN",
+            "--reward-model runs/rm-1 --reward-model runs/rm-2",
         )
 
 

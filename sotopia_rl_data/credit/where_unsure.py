@@ -249,7 +249,7 @@ def _prepared(
     if settings.rows is None and options.budget is None:
         raise UsageError(
             "Neither a budget nor a number of rows says how many are to be asked about.",
-            "add --budget USD, or --rows N for N utterances on average",
+            "add a sum in USD with --budget, or a number of utterances with --rows",
         )
     if settings.rows is not None and not settings.rows > 0:
         raise UsageError(f"{settings.rows:g} rows cannot be asked about.", "give --rows a number above 0")
@@ -333,7 +333,7 @@ def _chances(units: Units, uncertainty: Floats, settings: UnsureSettings, budget
     if is_free:
         raise UsageError(
             "The judge costs nothing, so the budget does not say how many are to be asked about.",
-            "add --rows N for N utterances on average",
+            "add a number of utterances with --rows",
         )
     whole, free = float(cost.sum()), budget - units.dearest
 

@@ -116,7 +116,9 @@ class DemoChoices:
 
     def __post_init__(self) -> None:
         if not self.scenes or not self.policies:
-            raise UsageError("A demo needs a scenario and a policy.", "name --scenarios samples and --policy SPEC")
+            raise UsageError(
+                "A demo needs a scenario and a policy.", "name --scenarios samples and --policy scripted:firm"
+            )
         for scene in self.scenes:
             World(scene, self.rules.dialect, max_turns=self.rules.turns)
 

@@ -199,7 +199,7 @@ def _nothing(version: Version, fmt: str, found: int, kept: int, without_text: in
     elif not kept:
         hint = "label the dataset first: none of these rows has a reward"
     if without_text:
-        hint = "name the ledger of the store where its drafts were drawn: --ledger DIR"
+        hint = "name the ledger of the store where its drafts were drawn, with --ledger"
     return InputError(f"No row of {version.ref} can be exported to {fmt}.", hint)
 
 

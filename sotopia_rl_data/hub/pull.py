@@ -115,7 +115,7 @@ def _already(store: Store, ref: DatasetRef, hub: Hub, commit: str, manifest: Man
     if own.digest != manifest.digest:
         raise VersionExists(
             f"The store's {own.ref} differs from the one on the Hub (commit {commit[:8]}).",
-            f"pull it into another store (--store DIR), or move {own.dir} away",
+            f"pull it into another store with --store, or move {own.dir} away",
         )
     note_published(own.dir, hub.published(ref.name, manifest.version, commit))
     own.keep_notes()

@@ -201,7 +201,7 @@ def query(directory: Path, sql: str, seconds: float | None = None) -> pa.Table:
         except (duckdb.Error, UnicodeEncodeError) as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
             columns = ", ".join(calls_schema().names)
-            raise QueryError(f"The query failed: {reason.rstrip('.')}.", f"the table is calls({columns})") from error
+            raise QueryError(f"The query failed: {reason.rstrip('!.')}.", f"the table is calls({columns})") from error
 
 
 def _make_calls(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> None:
@@ -255,7 +255,7 @@ def compact(directory: Path) -> int:
             raise StoreError(
                 f"The ledger in {directory} cannot be compacted: its file system has no locks, so that another process "
                 "could be writing it.",
-                "nothing was lost; compact a copy of the folder on a disk of this machine, and use it: --ledger DIR",
+                "nothing was lost; compact a copy of the folder on a disk of this machine, and name it with --ledger",
             ) from error
         raise StoreError(
             f"The ledger in {directory} cannot be compacted: {error.strerror or error}.",

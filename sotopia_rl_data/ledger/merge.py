@@ -66,7 +66,7 @@ def _check(source: Path, directory: Path) -> None:
     """Raises UsageError where `source` is not a ledger, or is the one in `directory`."""
     if not source.is_dir() or not ((source / CLAIMS).exists() or calls.live_files(source)):
         inside = source / ".ledger"
-        hint = "name the folder that the shard's command got by --ledger DIR"
+        hint = "name the folder that the shard's command got as --ledger"
         raise UsageError(f"There is no ledger at {source}.", f"name {inside}" if inside.is_dir() else hint)
     if directory.exists() and source.samefile(directory):
         raise UsageError(f"{source} is the ledger that the others are merged into.", "name only the others")

@@ -106,7 +106,7 @@ def learn(served_log: str | Path, episodes: Iterable[Episode], name: str = "serv
     if not gathered.fillings:
         raise InputError(
             f"No request of {str(served_log)!r} shows what an agent observed in one of these {len(known)} episodes.",
-            "import the episodes that were played in this log, from files with raw messages: import PATH --name NAME",
+            "import the episodes of this log, from files that keep raw messages, and name that dataset",
         )
     wrappers = _wrappers(gathered)
     if not gathered.joins:

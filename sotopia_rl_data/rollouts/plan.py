@@ -55,7 +55,7 @@ class RolloutPlan:
         if (rules.best_of > 1) != (rules.scorer is not None):
             raise UsageError(
                 "Best-of-N needs both a number of drafts and a reward model.",
-                "give both --best-of N and --reward-model",
+                "give both --best-of and --reward-model",
             )
         if rules.constrain and not (takes_schema(self.a) or takes_schema(self.b)):
             raise UsageError(

@@ -53,7 +53,7 @@ def scenes_of(name: str = "samples", profiles: str | Path | None = None, pairs: 
         if profiles is None:
             raise UsageError(
                 f"The scenarios {name!r} are SOTOPIA's, whose profiles do not ship with this package.",
-                "download its agent, environment and pair profiles, and name the folder: --profiles DIR",
+                "download its agent, environment and pair profiles, and name their folder with --profiles",
             )
         return list(read_profiles(profiles).scenes(HARD if name == "hard" else None, pairs))
     if profiles is not None:

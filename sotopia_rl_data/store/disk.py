@@ -151,7 +151,7 @@ def is_full(error: OSError) -> bool:
     return error.errno in _FULL
 
 
-_ANOTHER_STORE = "another store with --store DIR or SOTOPIA_RL_DATA_STORE"
+_ANOTHER_STORE = "another store with --store or SOTOPIA_RL_DATA_STORE"
 
 
 @contextmanager

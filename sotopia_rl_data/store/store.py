@@ -210,7 +210,7 @@ def _folders(path: Path) -> list[Path]:
     except OSError as error:
         raise StoreError(
             f"The store {str(path)!r} cannot be read ({error.strerror}).",
-            "name another store with --store DIR or SOTOPIA_RL_DATA_STORE",
+            "name another store with --store or SOTOPIA_RL_DATA_STORE",
         ) from error
 
 

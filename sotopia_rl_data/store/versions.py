@@ -132,7 +132,7 @@ def in_folder(folder: Path) -> list[Path]:
     except OSError as error:
         raise StoreError(
             f"The dataset's folder {folder} cannot be read ({error.strerror}).",
-            "name another store with --store DIR or SOTOPIA_RL_DATA_STORE",
+            "name another store with --store or SOTOPIA_RL_DATA_STORE",
         ) from error
     return sorted(directories, key=lambda path: number(path.name) or (0, 0, 0))
 

@@ -161,6 +161,6 @@ def test_no_key_is_needed_to_know_the_cost(tmp_path: Path, monkeypatch: pytest.M
 def test_what_has_no_known_price_has_no_cost_and_says_how_to_give_one(tmp_path: Path, provider: Running):
     command = ["label", "--judge", judge_at(provider, "openai"), "--dry-run", "--store", str(tmp_path / "new")]
     shown = CliRunner().invoke(cli, command, catch_exceptions=False)
-    assert "--prices FILE" in shown.output
+    assert "--prices" in shown.output
     told = json.loads(CliRunner().invoke(cli, [*command, "--json"], catch_exceptions=False).stdout)
     assert (told["total"], told["judges"][0]["cost"], told["most"]) == (None, None, None)

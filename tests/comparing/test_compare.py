@@ -225,9 +225,9 @@ def test_methods_that_share_no_scenario_are_said_to_in_a_sentence_about_how_they
 
 def test_only_the_signs_that_a_table_shows_are_explained(store: Store):
     alone = compared(store, [episode("1", ("A", "A"), goals(5, 5))])
-    assert list(tables.signs(alone)) == ["n: agents of episodes"]
+    assert list(tables.signs(alone, set())) == ["n: agents of episodes"]
     found = compared(store, run("A", "P", seed=1, size=(3, 2, 2)), run("B", "P", seed=2, size=(3, 2, 2), shift=3))
-    assert list(tables.signs(found)) == [
+    assert list(tables.signs(found, {"d"})) == [
         "n: agents of episodes",
         "*: p < 0.01 after Holm, against A",
         "95% intervals from 100 draws of pairs",

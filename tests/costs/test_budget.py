@@ -364,9 +364,9 @@ def test_the_price_list_that_a_hint_shows_is_one(tmp_path: Path):
         (["--budget", "0"], "must be above 0 USD", "above zero"),
         (["--budget", "nan"], "must be above 0 USD", "above zero"),
         (["--budget", "5", "--prices", "none.yaml"], "cannot be read", "check"),
-        (["--budget", "5"], "There is no price for sim-judge", "--prices FILE"),
+        (["--budget", "5"], "There is no price for sim-judge", "--prices"),
         (["--budget", "5", "--prices", "short.yaml"], "how long an answer of sim-judge can be", "--max-tokens"),
-        (["--budget", "5", "--batch"], "There is no price for sim-judge", "--prices FILE"),
+        (["--budget", "5", "--batch"], "There is no price for sim-judge", "--prices"),
     ],
 )
 def test_a_budget_that_cannot_be_kept_is_a_sentence_before_anything_is_asked_or_written(

@@ -77,7 +77,7 @@ def test_without_the_ledger_a_sentence_says_what_to_name(best: Version, tmp_path
     (tmp_path / "store" / ".ledger").rename(tmp_path / "elsewhere")
     with pytest.raises(InputError) as raised:
         export_training(best, "trl-preference", tmp_path / "out", ledger=tmp_path / "store" / ".ledger")
-    assert raised.value.hint == "name the ledger of the store where its drafts were drawn: --ledger DIR"
+    assert raised.value.hint == "name the ledger of the store where its drafts were drawn, with --ledger"
     command = ["export", "lab/best", "--to", "trl-preference", "-o", str(tmp_path / "out")]
     done = CliRunner().invoke(
         cli, [*command, "--store", str(tmp_path / "store"), "--ledger", str(tmp_path / "elsewhere"), "--json"]

@@ -52,7 +52,7 @@ def test_what_was_asked_in_two_ledgers_is_counted_and_what_one_ledger_asked_agai
 def test_a_folder_that_is_not_a_ledger_is_refused_before_anything_is_written(tmp_path: Path):
     a, whole = put(tmp_path / "a", an_answer()), tmp_path / "whole"
     put(tmp_path / "store" / ".ledger", an_answer())
-    for wrong, hint in ((tmp_path / "none", "--ledger DIR"), (tmp_path / "store", str(tmp_path / "store/.ledger"))):
+    for wrong, hint in ((tmp_path / "none", "got as --ledger"), (tmp_path / "store", str(tmp_path / "store/.ledger"))):
         with pytest.raises(UsageError, match="There is no ledger") as told:
             merge(whole, [a, wrong])
         assert hint in told.value.hint

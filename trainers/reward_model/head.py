@@ -98,7 +98,7 @@ def check_same_units(checkpoint: Path, head: RewardHead) -> None:
     if stored and not all(np.allclose(stored[name], getattr(head, name), rtol=1e-6) for name in ("mean", "std")):
         raise UsageError(
             f"{checkpoint} was trained by a version of this program that scaled rewards otherwise.",
-            "start a new run: --output DIR",
+            "start a new run, in another folder with --output",
         )
 
 

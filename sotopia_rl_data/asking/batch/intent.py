@@ -33,7 +33,7 @@ from sotopia_rl_data.locks import NO_LOCKS, is_held, open_lock, take
 from sotopia_rl_data.request import Target
 from sotopia_rl_data.store.disk import storing, sync_file
 
-_LEDGER = ("ledger", "another ledger with --ledger DIR")
+_LEDGER = ("ledger", "another ledger with --ledger")
 _STATE, _ASKED, _LINES = "intent.json", "asked.jsonl", "lines.jsonl"
 _LOCK = ".lock"
 _DRAFT = {_ASKED, _LINES, _LOCK, "intent.tmp"}  # what may be in a folder whose batch was not sealed
