@@ -11,11 +11,15 @@ undisturbed one writes.
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
+from io import BytesIO
 from itertools import chain, islice, product
+from tempfile import TemporaryFile
 
 from sotopia_rl_data.asking.batch.keys import BatchedKeys
 from sotopia_rl_data.asking.plan import Group, paid_targets
@@ -169,6 +173,20 @@ class Questions:
         """What the ledger says: the attributions and failures of each episode of each part."""
         return chain.from_iterable(rows_of(part.plan, ledger, part.episodes(), tally) for part in self._parts)
 
+    def parts(self, count: int) -> Iterator[Callable[[Ledger], Questions]]:
+        """What makes the questions of each of `count` shards, anywhere: it holds the shard's episodes."""
+        (part,) = self._parts
+        work = [(episode.episode_id, _length(part.plan, episode)) for episode in part.episodes()]
+        shards = [Shard(number + 1, count).of(work) for number in range(count)]
+        with ExitStack() as open_files:
+            files = [open_files.enter_context(TemporaryFile()) for _ in shards]
+            for episode in part.episodes():
+                place = next(place for place, has in enumerate(shards) if has(episode.episode_id))
+                pickle.dump(episode, files[place])
+            for file in files:
+                file.seek(0)
+                yield partial(_about_pickled, part.plan, file.read())
+
     def _requests_to(self, judge: Judge) -> Callable[[], Iterator[JudgeRequest]]:
         def requests() -> Iterator[JudgeRequest]:
             for part in self._parts:
@@ -180,6 +198,17 @@ class Questions:
 def _length(plan: LabelPlan, episode: Episode) -> int:
     """Characters of all that a judge is asked about an episode."""
     return sum(len(message["content"]) for question in plan.questions(episode) for message in question.messages)
+
+
+def _about_pickled(plan: LabelPlan, pickled: bytes, _ledger: Ledger) -> Questions:
+    """The questions about pickled episodes, which are read one at a time."""
+
+    def episodes() -> Iterator[Episode]:
+        stream = BytesIO(pickled)
+        while stream.tell() < len(pickled):
+            yield pickle.load(stream)
+
+    return Questions(QuestionPart(plan, episodes))
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ _UNKNOWN = "unknown"  # the version where the package is not installed
 def code() -> dict[str, str]:
     """`{"version": "0.1.0", "commit": "<40 hex>[+dirty]"}`; no commit outside a clone of this project."""
     root = Path(__file__).resolve().parents[1]
-    known = {"version": _version()}
+    known = {"version": version()}
     commit = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None
     if commit:
         known["commit"] = commit + ("+dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
@@ -38,7 +38,7 @@ def check_installed(what: str, *libraries: str, hint: str = "", extra: str = "tr
 
 
 def _install(extra: str) -> str:
-    if _version() == _UNKNOWN:
+    if version() == _UNKNOWN:
         return f"pip install -e {shlex.quote(f'{Path(__file__).resolve().parents[1]}[{extra}]')}"
     return f"pip install 'sotopia-rl-data[{extra}]'"
 
@@ -51,7 +51,8 @@ def _pip() -> str:
     return f"{shlex.quote(sys.executable or 'python')} -m pip"
 
 
-def _version() -> str:
+def version() -> str:
+    """This project's version, as it is installed."""
     try:
         return importlib.metadata.version("sotopia-rl-data")
     except importlib.metadata.PackageNotFoundError:  # the package runs from its source tree, without being installed

@@ -99,7 +99,10 @@ def _from_file(kind: str, name: str) -> Any:
 
 def _execute(kind: str, path: Path) -> ModuleType:
     """Run the file as a module of its own. It is registered in `sys.modules`, which dataclasses and pickling need."""
-    name = f"{_PREFIX}{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}_{path.stem}"
+    return _load(kind, f"{_PREFIX}{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}_{path.stem}", path)
+
+
+def _load(kind: str, name: str, path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(
@@ -115,3 +118,18 @@ def _execute(kind: str, path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def sources() -> dict[str, str]:
+    """The source of every module that was loaded from a path, by its name, for another machine."""
+    files = {name: module.__file__ for name, module in sys.modules.items() if name.startswith(_PREFIX)}
+    return {name: Path(file).read_text(encoding="utf-8") for name, file in files.items() if file}
+
+
+def install(modules: Mapping[str, str], folder: Path) -> None:
+    """Load modules of these names and sources, written into `folder`, unless they are there already."""
+    for name, source in modules.items():
+        if name not in sys.modules:
+            path = folder / f"{name}.py"
+            path.write_text(source, encoding="utf-8")
+            _load("plug-in", name, path)

@@ -28,6 +28,7 @@ EXTRAS = {  # what an extra brings that the package imports
     "verifiers": {"verifiers"},
     "openenv": {"openenv", "pydantic"},
     "s3": {"obstore", "fsspec"},
+    "ray": {"ray"},
 }
 
 

@@ -14,6 +14,7 @@ import asyncio
 import math
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -53,10 +54,20 @@ def ask(plan: Plan, ledger: Ledger, options: AskOptions, prices: Prices) -> list
     Raises Interrupted after Ctrl-C, UnderWay where batches are not waited for, BudgetSpent where nothing more fits
     under the budget, and what `ask_all` and `ask_batch` raise. What was answered until then is kept.
     """
+    if options.workers is not None:
+        elsewhere = options.workers.ask(plan, ledger, options, prices)
+        options = replace(options, workers=None, retry_failed=False)
+        here = ask(plan, ledger, options, prices)
+        return [outcome.with_asked(other) for outcome, other in zip(here, elsewhere, strict=True)]
     if options.budget is None:
-        return wait(_Asking(plan, ledger, options, prices, None).ask())
+        return ask_within(plan, ledger, options, prices, None)
     with capped(options.budget, plan, ledger, prices, options.spent) as budget:
-        return wait(_Asking(plan, ledger, options, prices, budget).ask())
+        return ask_within(plan, ledger, options, prices, budget)
+
+
+def ask_within(plan: Plan, ledger: Ledger, options: AskOptions, prices: Prices, budget: Budget | None) -> list[Outcome]:
+    """As `ask`, in this process, within a budget that is open already."""
+    return wait(_Asking(plan, ledger, options, prices, budget).ask())
 
 
 class _Asking:

@@ -90,7 +90,8 @@ class _LiveRun:
         self._outcome = lookup.outcome
         self._send = send
         self._pacing = pacing
-        self._pacer = Pacer(pacing, concurrency)
+        self._pacer = (pacing.shared or Pacer)(pacing, concurrency)
+        self._pacer.interrupt = self._interrupt
         self._limits = AnswerLimits()
         self._breaker = CircuitBreaker()
         self._wall = ThrottleWall(pacing.wall_s, pacing.longest_wall_s)
@@ -397,6 +398,7 @@ class _LiveRun:
         finally:
             self._sending.remove(limit)
             self._at_servers -= at_server
+            self._pacer.ended()
 
     async def _admit(self, pending: PendingRequest) -> Epoch:
         return await self._pacer.admit(self._tokens(pending.request))

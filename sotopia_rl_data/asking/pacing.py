@@ -18,7 +18,7 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sotopia_rl_data.errors import UsageError
@@ -56,7 +56,8 @@ class Pacing:
     `start_rate`: requests/s at the start, where a limit was met the last time. `wall_s`: a run ends where nothing was
     ever answered and everything is refused for rate for this long; `longest_wall_s`, where something was answered
     before or Retry-After asks for it; `silence_s`, where nothing comes back at all. `grace_s`: how long requests in
-    flight may take to end after the run has failed, or one request after its time limit.
+    flight may take to end after the run has failed, or one request after its time limit. `shared` makes the pacer of a
+    run that shares its pace with others.
     """
 
     rpm: float | None = None
@@ -73,10 +74,12 @@ class Pacing:
     slow_start: int = 16
     start_rate: float | None = None
     seed: int = 0
+    shared: Callable[[Pacing, int], Pacer] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if name != "seed" and value is not None and not value > 0:
+        for name in (each.name for each in fields(self) if each.name not in ("seed", "shared")):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
                 raise UsageError(f"{name} must be above zero, not {value}.", f"give {name} a number above zero")
 
 
@@ -111,7 +114,8 @@ class _SuspectedLimit:
 
 
 class Pacer:
-    """Decides when a request may be sent. One for each run, used from one event loop. `clock` gives seconds."""
+    """Decides when a request may be sent. One for each run, used from one event loop. `clock` gives seconds.
+    `interrupt`, which the run sets, ends it as Ctrl-C does."""
 
     def __init__(self, pacing: Pacing, concurrency: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._pacing = pacing
@@ -133,6 +137,7 @@ class Pacer:
         self._background = 0.0
         self._suspected: _SuspectedLimit | None = None
         self._last, self._epoch = Epoch(clock()), Epoch(clock())
+        self.interrupt: Callable[[], None] = lambda: None
 
     @property
     def window(self) -> int:
@@ -171,6 +176,9 @@ class Pacer:
     def stop(self) -> None:
         """End every wait, now and from now on: the run is over."""
         self._stopped.set()
+
+    def ended(self) -> None:
+        """A request is not on the wire any more, whatever came of it."""
 
     def answered(self) -> None:
         """A reply came: the window doubles each round trip, or grows by one once it had to be narrowed."""

@@ -22,7 +22,7 @@ from sotopia_rl_data.costs.prices import Prices, load
 from sotopia_rl_data.display import Advance
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.ledger.ledger import Ledger
-from sotopia_rl_data.ledger.lookup import Settled
+from sotopia_rl_data.ledger.lookup import Outcome, Settled
 from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.store import Store
 
@@ -91,10 +91,26 @@ class Plan(Protocol):
         """Add every attempt at the plan's requests in the ledger to `tally`, those of earlier runs included."""
 
 
+class DivisiblePlan(Plan, Protocol):
+    """A plan that can be asked in parts, on other machines."""
+
+    def parts(self, count: int) -> Iterable[Callable[[Ledger], Plan]]:
+        """What makes each of `count` plans that together ask what this one asks, beside a ledger. It can be pickled,
+        and holds all that it needs."""
+
+
 def respondents_of(plan: Plan) -> list[Respondent]:
     """Every judge or policy that the plan asks, once."""
     every = (respondent for group in plan.groups() for respondent in group.respondents)
     return list({respondent.id: respondent for respondent in every}.values())
+
+
+class Workers(Protocol):
+    """Other processes or machines that ask a plan's questions before this one does."""
+
+    def ask(self, plan: Plan, ledger: Ledger, options: AskOptions, prices: Prices) -> Sequence[Outcome]:
+        """Have the questions asked that `ledger` does not answer, and keep the answers there; returns what was asked,
+        for each group. Where a budget was spent, questions are left: the caller asks what fits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +142,11 @@ class AskOptions:
     """How `label`, `evaluate`, `audit` and `rollout` ask. Raises UsageError for values that make no sense.
 
     `retry_failed`: requests whose answers could not be used are asked once more. `concurrency` bounds the calls in
-    flight (default: what each judge or policy takes). `batching`: ask through the providers' batch APIs, at half the
-    price and within a day. `budget` is a hard cap in USD on what this plan may cost, all runs together, and other plans
-    have `spent` so much of it. `prices` is a file whose entries override the price list, and `model_prices` those of a
-    judges file, by host and model, which override both. `ledger` is the folder of raw answers (default: the store's).
-    `progress` is called with how far the run is.
+    flight (default: what each judge or policy takes). `batching`: ask through the providers' batch APIs, at half
+    the price and within a day. `budget` is a hard cap in USD on what this plan may cost, all runs together, and
+    other plans have `spent` so much of it. `workers` ask first, on other machines. `prices` is a file whose entries
+    override the price list, and `model_prices` those of a judges file, by host and model, which override both.
+    `ledger` is the folder of raw answers (default: the store's). `progress` is called with how far the run is.
     """
 
     retry_failed: bool = False
@@ -143,6 +159,7 @@ class AskOptions:
     ledger: Path | None = None
     progress: Advance | None = None
     spent: float = 0.0
+    workers: Workers | None = None
 
     def __post_init__(self) -> None:
         if self.concurrency is not None and not 1 <= self.concurrency < math.inf:

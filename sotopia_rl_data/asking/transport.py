@@ -77,6 +77,10 @@ class ApiClient:
         self._negotiations: dict[bool, Negotiation] = {}  # by whether a request has an answer schema
         self._session: aiohttp.ClientSession | None = None
 
+    def __reduce__(self) -> tuple[type[ApiClient], tuple[Target]]:
+        """A client is made anew where it is unpickled, with the key that is found there."""
+        return type(self), (self.target,)
+
     def use_memory(self, memory: EndpointMemory) -> None:
         """Remember there what the server takes, and go by what an earlier run has found."""
         self._memory = memory

@@ -7,7 +7,7 @@ counts, a row for each judge with its tokens and USD, and the date of the prices
     costs        --dry-run --budget --prices
     batches   --batch --poll --no-wait           pace         --concurrency --rpm --tpm --timeout
     kept      --ledger                           again        --retry-failed
-    sharded   --shard --ask-only
+    sharded   --shard --ask-only                 workers    --on --worker-gpus
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sotopia_rl_data.errors import UnderWay, UsageError
 if TYPE_CHECKING:
     from sotopia_rl_data.asking.estimate import Estimate
     from sotopia_rl_data.asking.judges_file import NamedModels
-    from sotopia_rl_data.asking.plan import AskOptions, Batching
+    from sotopia_rl_data.asking.plan import AskOptions, Batching, Workers
     from sotopia_rl_data.asking.providers import ModelName
     from sotopia_rl_data.asking.report import AskedReport, AskingReport, RunReport
     from sotopia_rl_data.costs.bill import Bill
@@ -188,6 +188,24 @@ def sharded(command: F) -> F:
     )(command)
 
 
+def _workers(context: click.Context, _param: click.Parameter, value: str | None) -> Workers | None:
+    if value is None:
+        return None
+    from sotopia_rl_data.cluster.on_ray import RayWorkers
+
+    return RayWorkers.parse(value, context.params.get("worker_gpus") or 0.0)
+
+
+def workers(command: F) -> F:
+    """`--on` and `--worker-gpus`."""
+    where = "Ask from the nodes of a Ray cluster: ray, or ray://HOST:10001.  [default: from this process]"
+    gpus = "With --on: the GPUs of a worker, for local models; 0.5: two share one."
+    return _together(
+        click.option("--on", "workers", metavar="RAY", callback=_workers, help=where),
+        click.option("--worker-gpus", type=click.FloatRange(0), is_eager=True, metavar="N", help=gpus),
+    )(command)
+
+
 def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
     """One decorator for several options, listed in this order."""
 
@@ -241,7 +259,16 @@ def ask_options(options: dict[str, Any]) -> AskOptions:
         prices=options.pop("prices"),
         model_prices=options["named"].prices if options["named"] else {},
         ledger=options.pop("ledger"),
+        workers=_workers_of(options),
     )
+
+
+def _workers_of(options: dict[str, Any]) -> Workers | None:
+    """The workers that ask. Raises UsageError."""
+    found: Workers | None = options.pop("workers", None)
+    if options.pop("worker_gpus", None) is not None and found is None:
+        raise UsageError("--worker-gpus applies only to workers, and --on is missing.", "add --on ray")
+    return found
 
 
 def shard_to_ask(options: dict[str, Any], dry_run: bool) -> Shard | None:

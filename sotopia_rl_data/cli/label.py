@@ -70,6 +70,7 @@ if TYPE_CHECKING:
 @asking.costs("these labels")
 @asking.again
 @asking.sharded
+@asking.workers
 @asking.kept
 @console.store_option
 @console.json_option
@@ -178,6 +179,7 @@ def _labelled(report: LabelReport) -> None:
 @asking.costs("these scores")
 @asking.again
 @asking.sharded
+@asking.workers
 @asking.kept
 @console.store_option
 @console.json_option

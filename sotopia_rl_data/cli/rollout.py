@@ -47,6 +47,7 @@ _FORMS = (
 @asking.pace("Episodes")
 @asking.costs("these episodes")
 @asking.sharded
+@asking.workers
 @asking.kept
 @console.store_option
 @console.json_option

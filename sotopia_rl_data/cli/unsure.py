@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sotopia_rl_data.store import Store
 
 _OPTIONS = ("where_unsure", "reward_models", "rows", "seed")
-_UNREAD = ("only", "shard", "ask_only", "version")
+_UNREAD = ("only", "shard", "ask_only", "workers", "worker_gpus", "version")
 _SHOWN = 20  # environments
 
 

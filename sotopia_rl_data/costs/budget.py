@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Awaitable, Callable, Iterator, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -66,6 +66,7 @@ class Budget:
         self.first_alone = False  # whether one call goes ahead at each price, until something was answered at it
         self._known: set[Price] = {NOTHING}  # prices at which something was answered
         self.keep_beyond: Callable[[Price, float], None] = lambda price, times: None
+        self.lease: Callable[[float], Awaitable[float]] | None = None  # raises the cap by this much, if it can be
         self._stopped = False
         self._gate = asyncio.Lock()
         self._moved = asyncio.Event()
@@ -107,12 +108,27 @@ class Budget:
                     self._bury()
                     if self._record.is_recent(key):
                         await asyncio.sleep(CLOCK_S)
+                    elif self.lease is not None and await self.lease(self._missing(self._most(usd, price))) > 0:
+                        continue
                     elif self._held or self._elsewhere:
                         await self._wait()
                     else:
                         self.exhausted = True
                         return None
         return None
+
+    def lend(self, key: str, usd: float, chain: str) -> Hold | None:
+        """Reserve `usd` for the calls of a worker, on record until `settle`; None where that does not fit now."""
+        return self._reserved(key, usd, NOTHING, chain)
+
+    @property
+    def left(self) -> float:
+        """What is neither spent nor reserved."""
+        return -self._missing(0.0)
+
+    def settle(self, hold: Hold, cost: float) -> None:
+        """Replace what was lent by what was spent of it."""
+        self._release(hold, cost)
 
     def answered(self, hold: Hold, usage: Usage) -> None:
         """Replace the reservation by the cost of the answer; all of it is spent where the tokens are unknown. Where the
@@ -243,9 +259,13 @@ class Budget:
                 await self._moved.wait()
 
     def _fits(self, usd: float) -> bool:
+        return self._missing(usd) <= _SLACK
+
+    def _missing(self, usd: float) -> float:
+        """How much larger the cap would have to be."""
         elsewhere = sum(hold.usd for hold in self._elsewhere.values())
         reserved = sum(self._most(hold.usd, hold.price) for hold in self._held) if self._beyond else self.reserved
-        return self.spent + reserved + elsewhere + self.in_batches + usd <= self.cap + _SLACK
+        return self.spent + reserved + elsewhere + self.in_batches + usd - self.cap
 
     @property
     def waits_for_others(self) -> bool:

@@ -8,7 +8,7 @@ what a run has done so far, for a progress bar, a report or a test.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -239,6 +239,28 @@ class Outcome:
             before.written + usage.written,
             before.output + usage.output,
         )
+
+    def with_asked(self, elsewhere: Outcome) -> Outcome:
+        """This outcome, where a part of what counts as `hits` was asked by others just before."""
+        for model, usage in elsewhere.usage.items():
+            self.count_usage(model, usage)
+        for model, names in elsewhere.served.items():
+            self.served[model] = dict(Counter(self.served.get(model, {})) + Counter(names))
+        self.forms = dict(Counter(self.forms) + Counter(elsewhere.forms))
+        asked = min(elsewhere.asked, self.hits)
+        self.hits -= asked
+        self.asked += asked
+        self.count_trouble(elsewhere)
+        return self
+
+    def count_trouble(self, other: Outcome) -> None:
+        """Add what another outcome says of faults, prompts that were cut, and the provider's cache."""
+        self.cut = dict(Counter(self.cut) + Counter(other.cut))
+        self.sent += other.sent
+        self.throttled += other.throttled
+        self.faults += other.faults
+        self.cache_expected += other.cache_expected
+        self.cache_missed += other.cache_missed
 
     def mark(self) -> None:
         """Note the time and the counts: `rate` and `eta` come from the marks of the last ten seconds."""

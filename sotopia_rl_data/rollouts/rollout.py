@@ -187,7 +187,7 @@ class EpisodeChains(TurnRequests):
     def __init__(
         self, plan: EpisodePlan, ledger: Ledger, on_end: Callable[[EpisodeRun], None], shard: Shard = WHOLE
     ) -> None:
-        self._plan, self._ledger, self._on_end = plan, ledger, on_end
+        self._plan, self._ledger, self._on_end, self._shard = plan, ledger, on_end, shard
         self._is_ours = shard.of((spec.episode_id, 0) for spec in plan.specs())
         self.total, self.tally = sum(self._is_ours(spec.episode_id) for spec in plan.specs()), Tally()
         self._answered_twice: set[str] = set()  # ids of episodes in which one request has several answers in the ledger
@@ -215,12 +215,21 @@ class EpisodeChains(TurnRequests):
         for spec in self._specs():
             count_episode(spec, self._plan.rules, ledger, tally)
 
+    def parts(self, count: int) -> Iterator[Callable[[Ledger], EpisodeChains]]:
+        """What makes the chains of each of `count` shards, anywhere."""
+        for number in range(1, count + 1):
+            yield partial(EpisodeChains, self._plan, on_end=_ignore, shard=self._shard.part(number, count))
+
     def _first_requests(self) -> Iterator[Request]:
         for spec in self._specs():
             yield EpisodeRun(spec, self._plan.rules).first()
 
     def _specs(self) -> Iterator[EpisodeSpec]:
         return (spec for spec in self._plan.specs() if self._is_ours(spec.episode_id))
+
+
+def _ignore(run: EpisodeRun) -> None:
+    """For episodes that are only asked about here: the driver reads them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,176 @@
+"""`--on ray`: a Ray cluster of three nodes on this machine, one of them killed in the midst.
+
+pip install -e '.[ray]' && pytest -m long tests/cluster
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures.flat_calls import label, plan_of, rollout
+from fixtures.labelling import boats, put, sim
+from fixtures.places import ROOT
+
+from sotopia_rl_data.cluster.on_ray import RayWorkers
+from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.fake_provider.running import Running, running
+from sotopia_rl_data.rollouts.scenarios import scenes_of
+from sotopia_rl_data.store import Store
+
+ray = pytest.importorskip("ray", reason="needs the ray extra: pip install -e '.[ray]'")
+
+pytestmark = pytest.mark.long
+NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
+CLIENTS = 23_456  # the port of `ray://` on the head
+PRICES = 'as_of: 2026-11-01\nhosts: {"*": {sim-judge: [1000, 100, 1250, 4000]}}\n'
+PLUGIN = """
+import json, os
+class Seen:
+    id = "seen"
+    async def answer(self, question):
+        with open({file!r}, "a") as file:
+            file.write(os.environ.get("CUDA_VISIBLE_DEVICES", "") + "\\n")
+        return json.dumps({{}})
+"""
+
+
+class Nodes:
+    """The cluster, and those of its nodes that can be killed."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        head = {**NODE, "include_dashboard": False, "ray_client_server_port": CLIENTS, "num_gpus": 1}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.others = [self.cluster.add_node(**NODE) for _ in range(2)]
+
+    def kill_one(self) -> None:
+        self.cluster.remove_node(self.others.pop(), allow_graceful=False)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    nodes = Nodes()
+    yield nodes
+    nodes.cluster.shutdown()
+
+
+@pytest.fixture
+def connected(nodes: Nodes) -> Iterator[Nodes]:
+    ray.init(address=nodes.cluster.address, log_to_driver=False, logging_level="error")
+    yield nodes
+    ray.shutdown()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def cost(provider: Running) -> float:
+    usage = provider.log()["usage"]
+    return ((usage["input"] - usage["cached"]) * 1000 + usage["cached"] * 100 + usage["output"] * 4000) / 1e6
+
+
+def labelled(
+    folder: Path, *more: str, judge: str = "lexical", path: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The bundled samples, labelled by the command line, in a store of their own."""
+    command = [sys.executable, "cli.py", "label", "--judge", judge, "--store", str(folder / "store"), "--json"]
+    environment = os.environ | ({} if path is None else {"PYTHONPATH": path})
+    return subprocess.run([*command, *more], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("judge", ["lexical", "file"])
+def test_a_command_on_the_cluster_makes_the_version_of_one_process(judge: str, nodes: Nodes, tmp_path: Path):
+    if judge == "file":
+        file = tmp_path / "toy.py"
+        file.write_text(PLUGIN.format(file=str(tmp_path / "seen")))
+        judge = f"{file}:Seen"
+
+    there = labelled(tmp_path, "--on", f"ray://127.0.0.1:{CLIENTS}", judge=judge)
+    here = labelled(tmp_path / "here", judge=judge)
+    assert there.returncode == here.returncode == 3, there.stderr + here.stderr  # some have no episode score
+    digests = [re.search(r'"digest": "(\w+)"', done.stdout) for done in (there, here)]
+    assert digests[0]
+    assert digests[1]
+    assert digests[0][1] == digests[1][1]
+
+
+def test_a_node_that_is_killed_costs_what_it_had_in_flight(
+    connected: Nodes, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    episodes, cap = 1_000, 4_000.0
+    put(store, boats(episodes))
+    prices = tmp_path / "prices.yaml"
+    prices.write_text(PRICES)
+    with running(latency=0.3, limit=100) as provider:
+        until = time.monotonic() + 300
+
+        def kill_later() -> None:
+            while provider.log()["answered"] < episodes and time.monotonic() < until:
+                time.sleep(0.1)
+            connected.kill_one()
+
+        killer = threading.Thread(target=kill_later)
+        killer.start()
+        caplog.set_level(logging.WARNING, "sotopia_rl_data.cluster")
+        asked: dict[str, Any] = {"judges": [sim(provider)], "preset": "goal-only", "sampling": {"max_tokens": 200}}
+        began = time.monotonic()
+        made = label(store, "lab/episodes", workers=RayWorkers(), budget=cap, prices=prices, **asked)
+        took = time.monotonic() - began
+        killer.join()
+        lost = [int(number) for number in re.findall(r"was lost with (\d+) calls in flight", caplog.text)]
+        log = provider.log()
+        assert log["distinct"] == 2 * episodes
+        assert len(lost) == 1
+        assert log["paid_twice"] <= lost[0]
+        assert log["requests"] / took <= 100
+        assert log["statuses"].get("429", 0) < 0.1 * log["requests"]
+        assert cost(provider) <= cap
+        assert made.asked == 2 * episodes
+        alone = Store(tmp_path / "alone")
+        put(alone, boats(episodes))
+        assert label(alone, "lab/episodes", **asked).digest == made.digest
+
+
+def test_a_rollout_with_a_policy_that_needs_no_model_is_played_on_the_cluster(
+    connected: Nodes, store: Store, tmp_path: Path
+):
+    scenes = list(scenes_of("samples"))
+    for where, workers in ((store, RayWorkers()), (Store(tmp_path / "alone"), None)):
+        rollout(where, plan_of(scenes, a="scripted:warm", b="scripted:firm"), "lab/play", workers=workers)
+    assert store.resolve("lab/play").digest == Store(tmp_path / "alone").resolve("lab/play").digest
+
+
+def test_workers_share_a_gpu_and_too_many_gpus_are_refused(connected: Nodes, store: Store, tmp_path: Path):
+    put(store, boats(6))
+    file, seen = tmp_path / "toy.py", tmp_path / "seen"
+    file.write_text(PLUGIN.format(file=str(seen)))
+    label(store, "lab/episodes", judges=[f"{file}:Seen"], preset="goal-only", workers=RayWorkers(gpus=0.5))
+    assert set(seen.read_text().split()) == {"0"}  # the only GPU that the cluster says to have
+    with pytest.raises(UsageError, match="a CPU and 2 GPUs"):
+        label(store, "lab/episodes", judges=[f"{file}:Seen"], preset="goal-only", workers=RayWorkers(gpus=2), samples=2)
+
+
+def test_a_cluster_with_another_version_of_the_program_is_named(nodes: Nodes, tmp_path: Path):
+    other = tmp_path / "sotopia_rl_data-9.9.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: sotopia-rl-data\nVersion: 9.9\n")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = labelled(tmp_path, "--on", f"ray://127.0.0.1:{CLIENTS}", path=path)
+    assert done.returncode == 2
+    assert re.search(r"has sotopia-rl-data \S+ on Python .* and this machine has 9.9 on", done.stderr)
+    assert "install sotopia-rl-data 9.9 on every node" in done.stderr
+    assert Store(tmp_path / "store").names() == ["samples"]  # the bundled episodes, which are imported first
