@@ -220,3 +220,8 @@ def split_of(environment_id: str, seed: int = 0) -> str:
 def environment_of(scenario: str) -> str:
     """The environment id of a record that names none: "scenario-" and a hash of the scenario, whatever its spacing."""
     return "scenario-" + hashlib.sha256(" ".join(scenario.split()).encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def named_with_drafts(policy: str, drafts: int) -> str:
+    """What a policy is called in episodes where the best of so many drafts counts."""
+    return policy if drafts == 1 else f"{policy} best-of-{drafts}"

@@ -60,6 +60,11 @@ def read_judges(path: Path) -> NamedModels:
     return reader.models(reader.root(read_text(path, "judges file", "name a YAML file in UTF-8")))
 
 
+def models_of(node: Any, where: str) -> NamedModels:
+    """The same of a node of another YAML file, which holds such a list. `where` names the file in errors."""
+    return _JudgesReader(where, "a list of judges", _HINT).models(node)
+
+
 class _JudgesReader(NodeReader):
     """Reads the nodes of one file, from the root down."""
 

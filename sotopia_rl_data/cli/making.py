@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,8 @@ from sotopia_rl_data.hub.resolve import resolve
 
 if TYPE_CHECKING:
     from sotopia_rl_data.prompts import Template
-    from sotopia_rl_data.rewards import Recipe
     from sotopia_rl_data.rewards.build import Remade
-    from sotopia_rl_data.store import Store, Version
+    from sotopia_rl_data.store import Store
 
 
 def template_option(command: console.F) -> console.F:
@@ -125,7 +123,7 @@ def rewards(
       sotopia-rl-data rewards demo/episodes-rewards --normaliser zscore --weights goal=2,relationship=1,knowledge=1
       sotopia-rl-data rewards demo/episodes-rewards --layout chat
     """
-    from sotopia_rl_data.rewards.build import remake
+    from sotopia_rl_data.rewards.build import remade_recipe, remake
 
     source = resolve(store, ref)
     options = {
@@ -141,7 +139,7 @@ def rewards(
         "units": units,
         "gamma": gamma,
     }
-    recipe = _recipe(source, preset, {name: value for name, value in options.items() if value is not None})
+    recipe = remade_recipe(source, preset, {name: value for name, value in options.items() if value is not None})
     chosen, loaded = layout_of(layout, template)
     with console.progress("rewards", "utterance") as advance:
         remade = remake(
@@ -185,23 +183,6 @@ def _show_rewards(remade: Remade) -> None:
         weighed = ", ".join(built.recipe.weighted)
         console.warn(f"no utterance has a reward: none has all that a reward needs on {weighed}; see --weights, --rule")
     console.next_commands(f"sotopia-rl-data stats {version.name}")
-
-
-def _recipe(source: Version, preset: str | None, options: dict[str, Any]) -> Recipe:
-    """The preset's recipe, or else the recipe of REF, with the fields that the options name replaced."""
-    from sotopia_rl_data.rewards import Recipe
-    from sotopia_rl_data.rewards import preset as preset_named
-
-    own = source.manifest.recipe.get("rewards")
-    recipe = Recipe.from_dict(own) if own and not preset else preset_named(preset or "sotopia-rl")
-    if preset and own and "evaluator" not in options:
-        options["evaluator"] = own.get("evaluator")
-    if "gamma" in options and options.get("rule", recipe.rule) != "discounted":
-        raise UsageError(
-            "--gamma is given, but only the rule `discounted` has a gamma.",
-            "add --rule discounted, or leave --gamma out",
-        )
-    return replace(recipe, **options)
 
 
 def parse_weights(text: str) -> dict[str, float]:

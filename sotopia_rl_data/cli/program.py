@@ -62,6 +62,9 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "merge": (f"{_HERE}.merge:merge", "A run's model as one checkpoint for vLLM, OpenRLHF or verl."),
         "inspect": (f"{_HERE}.train:inspect", "A training run: its data, its metrics beside the baselines."),
     },
+    "Reproduce a paper": {
+        "study": (f"{_HERE}.study:study", "A declared study: from episodes to the paper's tables and figures."),
+    },
     "Publish data": {
         "export": (f"{_HERE}.transfer:export", "A version as files that another program or trainer reads."),
         "card": (f"{_HERE}.hub:card", "The dataset card, shown or written."),

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.schema import named_with_drafts
 from sotopia_rl_data.statistics import Floats
 from sotopia_rl_data.store import Version
 from sotopia_rl_data.streams import read
@@ -153,7 +154,7 @@ def read_methods(
         if agents:
             who = agents[run] if len(agents) == len(refs) else agents[0]
         else:
-            tested = _tested_in(version)
+            tested = tested_in(version)
             is_among_partners = bool(partners) and _models(by_run[run]) <= set(partners)
             recorded = tested if is_among_partners or not partners else None  # a partner too may be a row
             who = recorded or _own_model(run, by_run, refs, set(partners))
@@ -164,13 +165,13 @@ def read_methods(
     return units, methods
 
 
-def _tested_in(version: Version) -> str | None:
+def tested_in(version: Version) -> str | None:
     """The model that a rollout tests (`--a`); "all" for self-play. None where a version does not record it."""
     played = version.manifest.recipe.get("rollout", {})
     a, b = (played.get(side, {}).get("model") for side in "ab")
     if a is None:
         return None
-    return ALL if a == b else str(a)
+    return ALL if a == b else named_with_drafts(str(a), played.get("best_of", 1))
 
 
 def by_partner(methods: Mapping[str, Sequence[Unit]], pooled: bool = False) -> dict[str, dict[str, list[Unit]]]:

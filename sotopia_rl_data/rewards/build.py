@@ -26,6 +26,7 @@ from sotopia_rl_data.errors import StoreError, UsageError
 from sotopia_rl_data.prompts import Layout, Template, layout_id, prompts_of
 from sotopia_rl_data.rewards.normalise import Statistic, TrainValues, average, fit, reward, spread
 from sotopia_rl_data.rewards.recipe import Recipe
+from sotopia_rl_data.rewards.recipe import preset as find_preset
 from sotopia_rl_data.rewards.resolve import CELLS, Files, Opinion, ResolvedRecipe, resolve
 from sotopia_rl_data.rewards.rules import Floats
 from sotopia_rl_data.rewards.texts import RenderedTexts, StoredTexts, Texts
@@ -251,6 +252,20 @@ class _TableQueue:
         """Raises StoreError where a row is left."""
         if self._rest.num_rows or next(self._tables, None) is not None:
             raise StoreError("There are fewer prompts than utterances in the version.", _DAMAGED)
+
+
+def remade_recipe(source: Version, preset: str | None, changes: Mapping[str, Any]) -> Recipe:
+    """The preset's recipe, or else that of `source`, with the fields in `changes` replaced. Raises UsageError."""
+    own = source.manifest.recipe.get("rewards")
+    recipe = Recipe.from_dict(own) if own and not preset else find_preset(preset or "sotopia-rl")
+    if preset and own:
+        changes = {"evaluator": own.get("evaluator"), **changes}
+    if "gamma" in changes and changes.get("rule", recipe.rule) != "discounted":
+        raise UsageError(
+            "--gamma is given, but only the rule `discounted` has a gamma.",
+            "add --rule discounted, or leave --gamma out",
+        )
+    return replace(recipe, **changes)
 
 
 @dataclass(frozen=True, slots=True)

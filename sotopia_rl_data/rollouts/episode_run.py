@@ -24,7 +24,7 @@ from sotopia_rl_data.rollouts.actions import FAILED, NOTHING, Action, DialectNam
 from sotopia_rl_data.rollouts.policies import Exchange, Player, is_model, takes_schema
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.rollouts.world import TurnPrompt, World
-from sotopia_rl_data.schema import Attribution, Episode, Failure, Turn
+from sotopia_rl_data.schema import Attribution, Episode, Failure, Turn, named_with_drafts
 from sotopia_rl_data.secrets import without_server
 
 BEST_OF_N = "best-of-n"  # the schema under which the drafts' scores are kept as attributions
@@ -68,8 +68,7 @@ class EpisodeSpec:
     @property
     def names(self) -> tuple[str, ...]:
         """The players' names in the data, in speaking order. With best-of-N a policy has another name than without."""
-        pairs = zip(self.players, self.drafts, strict=True)
-        return tuple(player.id if drafts == 1 else f"{player.id} best-of-{drafts}" for player, drafts in pairs)
+        return tuple(named_with_drafts(one.id, drafts) for one, drafts in zip(self.players, self.drafts, strict=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

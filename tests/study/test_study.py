@@ -1,0 +1,188 @@
+"""`study`: what a file declares is made once, in order, and its tables are the same bytes each time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sotopia_rl_data.cli import program
+from sotopia_rl_data.fake_provider.running import running
+
+Run = Callable[..., tuple[int, str, str]]
+
+SMALL = """\
+name: small
+datasets: {episodes: samples}
+labels:
+  direct: {judges: [lexical], schema: direct}
+  scaled: {from: direct, preset: scaled}
+policies:
+  warm: {plays: "scripted:warm"}
+  firm: {plays: "scripted:firm"}
+plays: {partners: [warm, firm], evaluators: [lexical], pairs: 1, turns: 4, subsets: {boats: [env-boat-sale]}}
+tables:
+  rewards: {show: distributions, of: [direct, scaled]}
+  judges: {show: agreement, of: [direct, scaled]}
+  scores: {show: scores, of: [warm, firm], dimensions: [goal]}
+  diversity: {show: diversity, of: [warm, firm]}
+  cost: {show: cost}
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `study study.yaml` in this process, in an empty folder, on this text: exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    for variable in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OPENAI_BASE_URL", "SOTOPIA_RL_DATA_STORE"):
+        monkeypatch.delenv(variable, raising=False)
+
+    def call(text: str, *options: str) -> tuple[int, str, str]:
+        Path("study.yaml").write_text(text)
+        with pytest.raises(SystemExit) as ended:
+            program.main(["study", "study.yaml", *options])
+        out, err = capsys.readouterr()
+        return int(str(ended.value.code)), out, err
+
+    return call
+
+
+def begun(err: str) -> list[str]:
+    """The steps that a run made."""
+    return [line.removesuffix(" …") for line in err.splitlines() if line.endswith(" …")]
+
+
+def files(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file by its path."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+@pytest.mark.slow
+def test_a_study_is_made_once_and_its_tables_are_the_same_bytes_each_time(run: Run, tmp_path: Path):
+    code, out, err = run(SMALL)
+    assert code == 3  # some utterances of the samples have no score to attribute
+    assert begun(err)[:3] == ["dataset episodes", "labels direct", "labels scaled"]
+    assert begun(err)[3:5] == ["play warm with warm, seed 0", "evaluate warm with warm, seed 0"]
+    written = files(tmp_path / "studies" / "small")
+    names = {name for name in written if "/" in name}
+    pictures = {f"figures/{name}.png" for name in ("rewards", "judges", "scores", "diversity")}
+    texts = {
+        f"tables/{name}.{kind}"
+        for name in ("rewards", "judges", "scores", "diversity", "cost")
+        for kind in ("md", "tex")
+    }
+    assert names == pictures | texts
+
+    data = {one["name"]: one for one in json.loads((tmp_path / "studies/small/study.json").read_text())["tables"]}
+    scores = [row[:5] for row in data["scores"]["rows"]]
+    places = [["boats", "firm"], ["boats", "warm"], ["all", "firm"], ["all", "warm"]]
+    # a partner is a row too; in self-play both agents of an episode count
+    assert scores == [
+        [*place, "lexical", policy, (1 if place[0] == "boats" else 13) * (2 if policy == place[1] else 1)]
+        for place in places
+        for policy in ("warm", "firm")
+    ]
+    mean = data["rewards"]["rows"][0][3]
+    assert mean["low"] < mean["value"] < mean["high"]
+    assert data["diversity"]["rows"][0][:3] == ["warm", "warm", 13]
+
+    code, again, err = run(SMALL)
+    assert (code, begun(err), again) == (3, [], out)
+    assert files(tmp_path / "studies" / "small") == written
+
+
+@pytest.mark.slow
+def test_a_change_of_the_file_makes_only_what_hangs_on_it(run: Run, tmp_path: Path):
+    text = SMALL.partition("policies:")[0] + "tables: {rewards: {show: distributions, of: [direct, scaled]}}\n"
+    run(text)
+    other = text.replace("preset: scaled", "rule: uniform")
+    told = json.loads(run(other, "--dry-run", "--json")[1])["steps"]
+    assert [(one["step"], one["state"]) for one in told] == [
+        ("dataset episodes", "there"),
+        ("labels direct", "there"),
+        ("labels scaled", "to do"),
+    ]
+    assert begun(run(other)[2]) == ["labels scaled"]
+    assert begun(run(text)[2]) == []  # the earlier version is there
+    other = other.replace("show: distributions, of: [direct, scaled]", "show: distributions, of: [direct]")
+    before = files(tmp_path / "studies" / "small")
+    run(other.replace("tables: {rewards", "tables: {given"))
+    now = files(tmp_path / "studies" / "small")
+    assert {name for name in before if "/" in name} == {
+        f"{part}.{kind}"
+        for part, kind in zip(
+            ("tables/rewards", "tables/rewards", "figures/rewards"), ("md", "tex", "png"), strict=True
+        )
+    }
+    assert not any("rewards" in name for name in now)  # what is not a table of the study any more is gone
+
+
+@pytest.mark.slow
+def test_one_budget_holds_for_all_steps_together_and_a_larger_one_goes_on(run: Run, tmp_path: Path):
+    price = "price: {input: 1, output: 4, longest: 4096}"
+    with running() as provider:
+        text = f"""\
+name: paid
+models:
+  - {{name: one, model: sim-one, url: {provider.url}/v1, key: none, {price}}}
+  - {{name: two, model: sim-two, url: {provider.url}/v1, key: none, {price}}}
+datasets: {{episodes: {{files: samples, where: "environment_id IN ('env-boat-sale', 'env-job-offer')"}}}}
+labels:
+  first: {{judges: [one], ask: packed}}
+  second: {{judges: [two], ask: packed}}
+tables: {{cost: {{show: cost}}}}
+"""
+        code, out, err = run(text, "--budget", "0.05", "--json")
+        assert (code, begun(err)) == (1, ["dataset episodes", "labels first", "labels second"]), err
+        assert "budget" in err
+        assert not (tmp_path / "studies").exists()  # nothing half-written
+        done = provider.log()["requests"]
+        code, out, err = run(text, "--budget", "1", "--json")
+        assert begun(err) == ["labels second"]
+        assert (provider.log()["requests"] > done, provider.log()["paid_twice"]) == (True, 0)
+    spent = [one["usd"] for one in json.loads(out)["steps"]]
+    assert spent[1] == pytest.approx(spent[2], rel=0.2)
+    assert 0.01 < sum(spent) < 1
+
+
+WRONG = [
+    ("labels:", "lables:", "study.yaml:3: a study cannot have the key 'lables': its keys are"),
+    ("schema: direct}", "schema: dirct}", "study.yaml:4: There is no schema 'dirct'"),
+    ("schema: direct}", "schema: direct, samples: two}", "study.yaml:4: `samples` must be a whole number, not 'two'"),
+    ("preset: scaled", "preset: scald", "study.yaml:5: 'scald' is not a preset"),
+    ("{from: direct", "{from: scaled", "study.yaml:5: scaled from scaled: this leads back to itself"),
+    ("{judges: [lexical], schema: direct}", "{from: scaled}", "direct from scaled from direct: this leads back to"),
+    ("{from: direct", "{from: dirrect", "study.yaml:5: `labels` has no 'dirrect': did you mean 'direct'?"),
+    ("  direct: {j", "  Dir ect: {j", "study.yaml:4: 'Dir ect' cannot be a name"),
+    ("episodes: samples", "episodes: lab/none", "study.yaml:2: The store './store' has no dataset 'lab/none'"),
+    ("episodes: samples", "episodes: {files: [none.jsonl]}", "study.yaml:2: there is no file 'none.jsonl'"),
+    ("name: small", "name: ../small", "study.yaml:1: '../small' cannot be a name"),
+    ("name: small", "name: small\nname: small", "study.yaml:2: a study has the key 'name' twice"),
+    ("name: small", "name: small\nseeds: [1, 1]", "study.yaml:2: `seeds` must be different numbers"),
+    ("name: small", "name: small\nreward_models: {of: [direct]}", "study.yaml:2: It is not said what to train"),
+    ("turns: 4", "turns: 0", "study.yaml:9: `turns` must be a whole number from 1 to 1,000"),
+    ("partners: [warm,", "partners: [wram,", "study.yaml:9: `policies` has no 'wram': did you mean 'warm'?"),
+    ("evaluators: [lexical]", "evaluators: [nobody]", "nobody"),
+    ("show: cost", "show: costs", "study.yaml:15: `show` must be one of"),
+    ("dimensions: [goal]", "dimensions: [goals]", "study.yaml:13: 'goals' is not a dimension of SOTOPIA-EVAL"),
+    ('"scripted:warm"', '"scripted:hot"', "study.yaml:7:"),
+    ("{plays: \"scripted:firm\"}", "{train: grpo, labels: direct}", "study.yaml:8: a policy trained by grpo lacks"),
+    ("tables:", "tables: [", "this is not YAML"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "told"), WRONG, ids=[told for *_, told in WRONG])
+def test_what_cannot_be_is_a_sentence_with_its_line_before_anything_is_made(
+    run: Run, tmp_path: Path, old: str, new: str, told: str
+):
+    assert old in SMALL
+    code, out, err = run(SMALL.replace(old, new, 1))
+    assert (code in (1, 2), out) == (True, "")
+    assert told in " ".join(err.split())
+    assert "hint: " in err
+    assert "bug" not in err
+    assert {path.name for path in tmp_path.iterdir()} <= {"study.yaml"}
