@@ -33,7 +33,7 @@ _TAKES_TEMPERATURE = re.compile(r"claude-(3-|(haiku|sonnet)-4-|opus-4-[0156]|.*-
 _FINISH: dict[str, Finish] = {
     **dict.fromkeys(("end_turn", "stop_sequence", "tool_use", "pause_turn", "stop"), "stop"),
     **dict.fromkeys(("max_tokens", "model_context_window_exceeded", "length"), "length"),
-    **dict.fromkeys(("refusal", "content_filter"), "refusal"),
+    **dict.fromkeys(("refusal", "sensitive", "guardrail_intervened"), "refusal"),  # and filters by name
 }
 
 
@@ -73,16 +73,18 @@ def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
 def read_message(target: Target, data: Any) -> Reply:
     """The Reply that a message holds. Raises Unavailable where it holds none, or a fault in place of one."""
     data = reading.unwrapped(data, "content")
+    if isinstance(data, dict) and refusals.says_something(data.get("error")):
+        raise refusals.error_inside(target, data)
     content = data.get("content") if isinstance(data, dict) else None
-    if not isinstance(content, list | str) or data.get("error"):
+    if not isinstance(content, list | str):
         raise refusals.not_an_answer(target, data)
     usage, reason = _usage(data.get("usage")), data.get("stop_reason")
-    finish = _FINISH.get(str(reason or "end_turn").lower())
+    finish = reading.finish_of(reason, _FINISH)
     if finish is None:
         raise refusals.fault_inside(target, f"the reason why it stopped is {str(reason)[:60]!r}", usage)
     tools = [block for block in content if isinstance(block, dict) and block.get("type") == "tool_use"]
     said, thought = reading.with_call(*reading.texts_of(content), tools)
-    return Reply(said, finish, reading.name_of(data), usage, thought)
+    return Reply(said, finish, reading.name_of(data), reading.plausible(usage, said), thought)
 
 
 def _marked(messages: Sequence[Message], cache_until: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from sotopia_rl_data.asking.answer_limit import AnswerLimits
 from sotopia_rl_data.asking.batch.keys import BatchedKeys
+from sotopia_rl_data.asking.controls import ControlBill
 from sotopia_rl_data.asking.pacing import Epoch, Pacer, Pacing
 from sotopia_rl_data.asking.prompt_cache import PromptCacheWarmup
 from sotopia_rl_data.asking.refusals import refusal_of
@@ -284,7 +285,8 @@ class _LiveRun:
             began = time.monotonic()
             sent = self._limits.limited(pending.request) if limited else pending.request
             try:
-                reply = await self._send_within_budget(replace(pending, request=sent))
+                with ControlBill(pending, self._lookup, self._budget).current():
+                    reply = await self._send_within_budget(replace(pending, request=sent))
             except Unavailable as error:
                 throttled = error.status in _THROTTLES
                 if throttled:

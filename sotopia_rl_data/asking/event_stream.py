@@ -1,38 +1,61 @@
 """A response that a server streams though nobody asked for a stream, put together to the one that was due.
 
-Server-sent events: lines of `data: {JSON}`. Where the last of them is missing, the end of the stream counts as a fault.
+Server-sent events: `data: {JSON}`; or a JSON object in each line. Where neither a reason why it stopped nor the last of
+the events says that the stream is whole, its end counts as a fault.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from sotopia_rl_data.asking.reading import json_or_none
 
 _TOLD_ONCE = ("role", "id", "type", "name", "index", "finish_reason", "model")  # fields that a later event replaces
 _NO_END = "the stream broke off"
+END = {"type": "message_stop"}  # the last event of Anthropic's, which stands for OpenAI's "[DONE]" too
+
+
+def without_comments(raw: bytes) -> bytes:
+    """A body without the lines of comments that a server sends while the other side waits."""
+    return b"\n".join(line for line in raw.removeprefix(BOM_UTF8).splitlines() if not line.startswith(b":"))
 
 
 def events_of(raw: bytes) -> list[dict[str, Any]]:
-    """The JSON objects among the events of a body; none where it is not a stream."""
-    if not raw.lstrip().startswith((b"data:", b"event:", b":", b"id:", b"retry:")):
-        return []
-    found = (json_or_none(line[5:].strip()) for line in raw.splitlines() if line.startswith(b"data:"))
-    return [event for event in found if isinstance(event, dict)]
+    """The JSON objects among the events of a body, `END` where it says that they are all; or those in its lines, where
+    each holds one. None where it is not a stream."""
+    lines = [line.strip() for line in without_comments(raw).splitlines()]
+    told = [line.partition(b":")[2].strip() for line in lines if line.startswith(b"data:") or not line]
+    if any(told):
+        return list(_objects_in(told))
+    values = [json_or_none(line) for line in lines if line]
+    return values if all(isinstance(value, dict) for value in values) else []
+
+
+def _objects_in(told: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The objects in the lines of data, which may each be in several lines; blank ones stand between events."""
+    parts: list[bytes] = []
+    for line in told:
+        parts = [*parts, line] if line else []
+        value = END if line == b"[DONE]" else json_or_none(b"\n".join(parts))
+        if value is not None:
+            parts = []
+        if isinstance(value, dict):
+            yield value
 
 
 def completion_of(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The chat completion that OpenAI's chunks make."""
     whole: dict[str, Any] = {}
     for event in events:
-        told = {name: value for name, value in event.items() if value and name != "choices"}
+        told = {name: value for name, value in event.items() if value and name != "choices" and event != END}
         choices = event.get("choices")
         if isinstance(choices, list):
             told["choices"] = _added_by_index(whole.get("choices", []), choices)
         whole |= told
     for choice in whole.get("choices", []):
-        if isinstance(choice, dict) and not choice.get("finish_reason"):
+        if isinstance(choice, dict) and not choice.get("finish_reason") and END not in events:
             choice["finish_reason"] = _NO_END
     return whole
 
@@ -52,6 +75,10 @@ def message_of(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
             blocks[-1] = _added(blocks[-1], delta | {"type": None})
         elif event.get("error"):
             whole["error"] = event["error"]
+        elif isinstance(event.get("content"), list):
+            whole |= event
+        elif event == END and whole.get("stop_reason") == _NO_END:
+            whole["stop_reason"] = None
         else:
             whole |= delta
             whole["usage"] = _fields(whole.get("usage")) | _fields(event.get("usage"))

@@ -9,9 +9,11 @@ out. What was found is remembered (`memory.py`).
 
 Once a form is known, a refusal without an explanation is the question's own: the identical call is made again,
 since some servers refuse at random and some tell a limit in this way, until that has been in vain `_IN_VAIN` times in a
-row. A question meets a content filter where its status is about the content of a request, no other call failed while it
-was tried, another question, at least as long and sent after its refusal, was answered, and it is refused once more
-while no other call is on its way: no limit does all of that. Any other question is left to the next run.
+row. A question meets a content filter where its status is about the content of a request, others pass, and it is
+refused once more while no other call is on its way: no limit does all of that. Others pass where another question, at
+least as long and sent after its refusal, was answered, and no other call failed while it was tried; where no such
+question comes, or calls fail, controls are asked (`controls.py`), at most `MOST_CONTROLS` of them. Any other question
+is left to the next run.
 """
 
 from __future__ import annotations
@@ -19,17 +21,20 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
+from sotopia_rl_data.asking.controls import CONTROLS, control_for, current_bill
 from sotopia_rl_data.asking.forms import MEANT, BodyOf, RequestForm, hinted, stronger_by_one, weaker_forms, with_change
 from sotopia_rl_data.asking.time_limit import restart, standing_still
 from sotopia_rl_data.errors import AskingError, Filtered, Rejected, Unavailable
 from sotopia_rl_data.request import Reply, Request
 
 MOST_PROBES = 8
+MOST_CONTROLS = 24
 _HOLD_S = 3.0
 _IN_VAIN = 5
 _MUCH_SHORTER = 0.5  # a question of at most this share of another's length is much shorter
@@ -76,6 +81,9 @@ class Negotiation:
         self._longest_hopeless = 0  # length of the longest question that was refused in every form
         self._slowest_s = 0.0
         self._suspects: list[_Suspect] = []
+        self._controls = 0  # how many were sent
+        self._control_refused = math.inf  # length of the shortest that was refused
+        self._alone = asyncio.Lock()
         self._on_way = 0  # calls
         self._is_held = False  # whether no call is made but the one that is tried alone
         self._judged: Rejected | None = None
@@ -147,7 +155,7 @@ class Negotiation:
         explanation, else as `ask`."""
         if not (is_unexplained(error) or self._may_pass(error, form)):
             raise error
-        if self.is_known and form == self.form and not self._is_outdated():
+        if self.is_known and form == self.form and not await self._is_outdated(request):
             return await self._ask_again(request, form, error)
         restart()
         return await self.ask(request, was_refused=True)
@@ -297,15 +305,24 @@ class Negotiation:
         if self.form in self._proven:
             self._found(self.form)
 
-    def _is_outdated(self) -> bool:
-        """Whether a remembered form is refused by now: twice, and it was never answered. Then it is looked for
-        again."""
+    async def _is_outdated(self, request: Request) -> bool:
+        """Whether a remembered form is refused by now: twice, and neither a question nor a control was ever answered.
+        Then it is looked for again."""
         if self.form in self._proven or self._longest_hopeless:
             return False
         self._refused_unproven += 1
         if self._refused_unproven < 2:
             return False
-        self.is_known, self.form = False, MEANT
+        form = self.form
+        with standing_still():
+            await self._alone.acquire()
+        try:
+            if self.is_known and form == self.form:
+                if form in self._proven or await self._control_passes(request, form):
+                    return False
+                self.is_known, self.form = False, MEANT
+        finally:
+            self._alone.release()
         return True
 
     async def _ask_again(
@@ -330,23 +347,27 @@ class Negotiation:
                     self._in_vain, self._helped = 0, True
                     return reply
             self._in_vain += 1
-            if error.status in ABOUT_CONTENT and suspect.is_only:
+            if error.status in ABOUT_CONTENT:
                 return await self._ask_alone(suspect, form, error)
             raise error
         finally:
             self._suspects.remove(suspect)
 
     async def _ask_alone(self, suspect: _Suspect, form: RequestForm, error: Rejected) -> Reply:
-        """Make the call once more while no other one is on its way, after another question was answered. Raises
-        Filtered where it is refused as before, `error` where there is no such time soon."""
+        """Make the call once more while no other one is on its way, where others pass. Raises Filtered where it is
+        refused as before, `error` where others do not pass, or there is no time soon when no other call is on its
+        way."""
         await self._wait_for(lambda: suspect.others_pass or not suspect.is_only)
-        if not (suspect.others_pass and suspect.is_only):
+        if not (suspect.is_told_apart or self._may_ask_control(suspect.request)):
             raise error
+        with standing_still():
+            await self._alone.acquire()
         self._is_held = True
         try:
-            await self._wait_for(lambda: not (self._on_way and suspect.is_only))
-            if self._on_way or not suspect.is_only:
+            await self._wait_for(lambda: not self._on_way)
+            if self._on_way or not (suspect.is_told_apart or await self._controls_pass(suspect, form)):
                 raise error
+            restart()
             return await self._post_at_once(suspect.request, form)
         except Rejected as refusal:
             if refusal is not error and refusal.status == error.status:
@@ -354,7 +375,41 @@ class Negotiation:
             raise
         finally:
             self._is_held = False
+            self._alone.release()
             self._turns.tell()
+
+    async def _controls_pass(self, suspect: _Suspect, form: RequestForm) -> bool:
+        """Whether harmless texts, as long as the longest question that may meet a filter too, are all answered."""
+        asked = [other.request for other in self._suspects if self._may_ask_control(other.request)]
+        longest = max(asked, key=lambda request: request.length, default=suspect.request)
+        for _ in range(CONTROLS):
+            if not await self._control_passes(longest, form):
+                return False
+        return suspect.is_told_apart
+
+    def _may_ask_control(self, request: Request) -> bool:
+        """Whether a control may be sent in the place of a request: none as short was refused, and somebody pays."""
+        is_left = self._controls < MOST_CONTROLS and request.length < self._control_refused
+        return is_left and current_bill() is not None
+
+    async def _control_passes(self, request: Request, form: RequestForm) -> bool:
+        """Send a control in the place of a request, where one is left; whether it is answered."""
+        bill = current_bill()
+        if bill is None or not self._may_ask_control(request):
+            return False
+        control = control_for(request, self._controls)
+        self._controls += 1
+        restart()
+        try:
+            reply = await bill.pay(control, lambda: self._post_at_once(control, form))
+        except AskingError:
+            self._control_refused = request.length
+            return False
+        if reply is None or reply.finish == "refusal":
+            return False
+        for other in self._suspects:
+            other.controls += other.request.length <= request.length
+        return True
 
     async def _wait_for(self, is_so: Callable[[], bool]) -> None:
         """Wait until it is so, for at most twice the time of the slowest answer."""
@@ -367,11 +422,18 @@ class Negotiation:
 @dataclass(slots=True, eq=False)
 class _Suspect:
     """A question that was refused without an explanation and is tried again: whether no other call failed in the
-    meantime, and whether a question at least as long, sent in the meantime, was answered."""
+    meantime, whether a question at least as long, sent in the meantime, was answered, and how many controls at least as
+    long were."""
 
     request: Request
     is_only: bool
     others_pass: bool = False
+    controls: int = 0
+
+    @property
+    def is_told_apart(self) -> bool:
+        """Whether others pass, so that it is not a limit or the account that refuses this question."""
+        return (self.is_only and self.others_pass) or self.controls >= CONTROLS
 
 
 class _Turns:

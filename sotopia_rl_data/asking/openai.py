@@ -27,7 +27,7 @@ _FINISH: dict[str, Finish] = {
     **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete"), "stop"),
     **dict.fromkeys(("tool_calls", "function_call"), "stop"),
     **dict.fromkeys(("length", "max_tokens", "model_length", "max_output_tokens"), "length"),
-    **dict.fromkeys(("content_filter", "safety", "refusal", "recitation", "prohibited_content"), "refusal"),
+    **dict.fromkeys(("refusal", "recitation", "sensitive", "guardrail_intervened"), "refusal"),  # and filters by name
 }
 _SAID = ("role", "content", "refusal", "name", "tool_calls", "function_call", "annotations", "audio", "error")
 
@@ -72,21 +72,19 @@ def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
 def read_completion(target: Target, data: Any) -> Reply:
     """The Reply that a chat completion holds. Raises Unavailable where it holds none, or a fault in place of one."""
     data = reading.unwrapped(data, "choices")
-    if isinstance(data, dict) and data.get("error"):  # some gateways send errors with status 200
-        code = str(data["error"].get("code") if isinstance(data["error"], dict) else None)
-        status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 502
-        raise refusals.status_error(target, status, data, {})
+    if isinstance(data, dict) and refusals.says_something(data.get("error")):  # some gateways send errors so
+        raise refusals.error_inside(target, data)
     try:
         usage = _usage(data.get("usage"))
         choice = data["choices"][0]
         texts = [choice.get("message"), choice.get("delta"), {"content": choice["text"]} if "text" in choice else None]
         message = max((told for told in texts if isinstance(told, dict)), key=bool)  # the first that is not empty
         reason = choice.get("finish_reason")
-        fault = choice.get("error") or message.get("error")
+        fault = next(filter(refusals.says_something, (choice.get("error"), message.get("error"))), None)
         refusal = message.get("refusal")
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         raise refusals.not_an_answer(target, data) from None
-    finish = _FINISH.get(str(reason or "stop").lower())
+    finish = reading.finish_of(reason, _FINISH)
     if fault or finish is None:
         raise refusals.fault_inside(target, fault or f"the reason why it stopped is {str(reason)[:60]!r}", usage)
     if not message and finish == "stop":  # a refusal, or an answer that was cut off, may have no message
@@ -99,7 +97,7 @@ def read_completion(target: Target, data: Any) -> Reply:
     )
     if refusal:
         said, finish = str(refusal), "refusal"
-    return Reply(said, finish, reading.name_of(data), usage, thought)
+    return Reply(said, finish, reading.name_of(data), reading.plausible(usage, said), thought)
 
 
 def _usage(usage: object) -> Usage:

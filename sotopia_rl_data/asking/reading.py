@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
+from sotopia_rl_data.asking.refusals import is_filter
 from sotopia_rl_data.errors import BadAnswer
 from sotopia_rl_data.json_objects import objects_in
+from sotopia_rl_data.request import Finish, Usage
 
 MOST_BYTES = 8 << 20  # of a response or a line of results, also unpacked: 64 in flight stay below 1 GB
 # keys under which a part of a message has its text
@@ -63,8 +65,21 @@ def _is_said(part: dict[str, Any]) -> bool:
     return part.get("type", "text") in _ANSWERS
 
 
+def finish_of(reason: object, known: Mapping[str, Finish]) -> Finish | None:
+    """Why an answer ended; None where nobody knows the word for it."""
+    word = str(reason or "stop").lower()
+    return "refusal" if is_filter(word) else known.get(word)
+
+
+def plausible(usage: Usage, said: str) -> Usage:
+    """The tokens of an answer that says this: unknown where its prompt or its text would have none."""
+    return usage if usage.input and (usage.output or not said.strip()) else Usage()
+
+
 def unwrapped(data: object, member: str) -> Any:
-    """The response that has this member, where a server wraps it in a list or an object; else the value itself."""
+    """The response that has this member, where a server wraps it in a list, an object or a text; else the value
+    itself."""
+    data = json_or_none(data.encode(errors="replace")) if isinstance(data, str) else data
     data = data[0] if isinstance(data, list) and len(data) == 1 else data
     if isinstance(data, dict) and member not in data:
         inner = [value for value in data.values() if isinstance(value, dict) and member in value]

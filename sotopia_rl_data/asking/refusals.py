@@ -32,6 +32,7 @@ _NO_MONEY = frozenset(
 _RATE = frozenset({"rate_limit_exceeded", "rate_limit_error"})  # identifiers of a limit, whatever the status
 # in the names and identifiers of an error, never in its sentences
 _FILTER = re.compile(r"content_?(filter|policy)|moderation|flagged|prohibited|responsible_?ai|^safety$", re.IGNORECASE)
+_STATUSES = ("code", "status", "status_code", "statusCode")  # members that may hold the HTTP status of an error
 _AGAIN = (408, 409, 425, 429)
 _NOT_IMPLEMENTED = 501
 _LONGEST_TEXT = 500  # characters of a provider's error that are shown
@@ -89,15 +90,43 @@ def unreachable(target: Target, reason: str, sent: bool = True) -> Unavailable:
     )
 
 
-def not_an_answer(target: Target, body: object, usage: Usage | None = None) -> Unavailable:
+def error_inside(target: Target, body: object) -> AskingError:
+    """The error for a 200 whose body tells of one in place of a completion: by the status or the limit that it names,
+    else a fault."""
+    limited = 429 if _identifiers(body) & _RATE else 502
+    return status_error(target, _status_inside(body) or limited, body, {})
+
+
+def not_an_answer(target: Target, body: object, usage: Usage | None = None) -> AskingError:
     """The error for a 200 whose body is not a completion, with the tokens that it tells."""
+    if usage is None and _status_inside(body):
+        return error_inside(target, body)
     text = provider_text(body, key_for(target).value) or "(empty)"
     return Unavailable(
         f"{target.model} at {target.base_url} sent something that is not a completion: {text}",
         "check the base URL",
         status=200,
-        tokens=_tokens(usage),
+        tokens=tokens_of(usage),
     )
+
+
+def _status_inside(body: object) -> int | None:
+    """The HTTP status of an error that a body names; None where it names none."""
+    places = [place for place in (_error_of(body), body) if isinstance(place, dict)]
+    told = (str(place.get(name)) for place in places for name in _STATUSES)
+    return next((int(status) for status in told if re.fullmatch("[45][0-9][0-9]", status)), None)
+
+
+def says_something(error: object) -> bool:
+    """Whether a member for an error holds one: some servers send it empty beside each answer."""
+    if isinstance(error, dict | list):
+        return any(map(says_something, error.values() if isinstance(error, dict) else error))
+    return bool(error)
+
+
+def is_filter(name: str) -> bool:
+    """Whether an identifier, such as the reason why an answer ended, names a content filter."""
+    return bool(_FILTER.search(name))
 
 
 def refusal_of(error: Filtered) -> Reply:
@@ -114,11 +143,11 @@ def fault_inside(target: Target, fault: object, usage: Usage) -> Unavailable:
         f"{target.model} at {target.base_url} gave no whole answer: {provider_text(fault, key_for(target).value)}",
         "run the same command again later",
         status=429 if limited else 502,
-        tokens=_tokens(usage),
+        tokens=tokens_of(usage),
     )
 
 
-def _tokens(usage: Usage | None) -> tuple[int, int, int, int] | None:
+def tokens_of(usage: Usage | None) -> tuple[int, int, int, int] | None:
     """The tokens that are told; None where nothing is."""
     if usage is None or usage == Usage():
         return None
@@ -137,6 +166,11 @@ def provider_text(body: object, *secrets: str) -> str:
     if not text and body:
         text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False, default=str)
     return redact(text, *secrets)[:_LONGEST_TEXT]
+
+
+def page_text(page: str) -> str:
+    """The words of an error that is a page or a plain text."""
+    return " ".join(re.sub(r"<(script|style)\b.*?</\1>|<[^<>]*>", " ", page, flags=re.DOTALL | re.IGNORECASE).split())
 
 
 def retry_after(headers: Mapping[str, str], body: object = None) -> float | None:

@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from sotopia_rl_data.asking.event_stream import events_of
+from sotopia_rl_data.asking.event_stream import events_of, without_comments
 from sotopia_rl_data.asking.forms import MEANT, RequestForm, body_in
 from sotopia_rl_data.asking.keys import api_key, is_local, is_own
 from sotopia_rl_data.asking.memory import FORMS_KEPT_S, EndpointMemory
 from sotopia_rl_data.asking.negotiation import Negotiation
 from sotopia_rl_data.asking.reading import MOST_BYTES, json_or_none, unpacked
-from sotopia_rl_data.asking.refusals import not_an_answer, status_error, unreachable
+from sotopia_rl_data.asking.refusals import not_an_answer, page_text, status_error, unreachable
 from sotopia_rl_data.errors import Rejected, UsageError
 from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.schema import Message
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 CONNECT_S = 15.0
 AZURE_VERSION = "api-version"  # the parameter in URLs of Azure's older API
 _LONGEST_ERROR = 400  # characters of a body that is not JSON that are shown
+_LONGEST_PAGE = 20_000  # bytes of an error that is a page or a text that are read
+_LONGEST_HEADER = 65_536  # bytes of a header of a response: some hosts send long policies
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,10 @@ class ApiClient:
             raise unreachable(self.target, _reason(error), sent) from None
         answer = json_or_none(raw)
         if response.status >= 300:
-            raise status_error(self.target, response.status, answer, response.headers)
+            told = answer if answer is not None else page_text(raw[:_LONGEST_PAGE].decode(errors="replace"))
+            raise status_error(self.target, response.status, told, response.headers)
+        if answer is None:
+            answer = json_or_none(without_comments(raw))
         if answer is None and (events := events_of(raw)):
             answer = self.api.joined(events)
         if answer is None:
@@ -182,6 +187,8 @@ class ApiClient:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),  # no limit here: dispatch.py bounds the requests in flight
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
+            max_line_size=_LONGEST_HEADER,
+            max_field_size=_LONGEST_HEADER,
             headers=signed | {"Content-Type": "application/json", "User-Agent": "sotopia-rl-data"},
             trust_env=not is_local(self._url),
         )

@@ -130,6 +130,12 @@ class Budget:
         """Replace what was lent by what was spent of it."""
         self._release(hold, cost)
 
+    def reserve_at_once(self, key: str, request: Request, chain: str = "") -> Hold | None:
+        """As `reserve`, for a call that others wait for: None where it does not fit now."""
+        price = price_of(self._prices, request.target)
+        usd = price.most(most_prompt_tokens(request), limit_of(request))
+        return None if self._stopped else self._reserved(key, usd, price, chain)
+
     def answered(self, hold: Hold, usage: Usage) -> None:
         """Replace the reservation by the cost of the answer; all of it is spent where the tokens are unknown. Where the
         answer cost more, since the server does not count thoughts under the limit of an answer, what is reserved now

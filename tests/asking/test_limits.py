@@ -23,7 +23,7 @@ from sotopia_rl_data.ledger.lookup import Lookup, Outcome
 from sotopia_rl_data.request import Reply, Request, Target
 
 QUICK = Pacing(backoff_s=0.01, wall_s=1.0, longest_wall_s=2.0)
-LIMITS = ["limit_that_mentions_billing", "limit_in_a_list", "limit_as_403", "odd_retry_after"]
+LIMITS = ["limit_that_mentions_billing", "limit_in_a_list", "limit_inside_a_200", "limit_as_403", "odd_retry_after"]
 NO_MONEY = ["empty_account", "payment_required"]
 
 
@@ -40,7 +40,10 @@ def test_a_limit_is_waited_for_in_whatever_words_it_is_told(provider: str, habit
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("provider", "habit"),
-    [("openai", "limit_in_a_list"), *product(PROVIDERS, ["limit_that_mentions_billing", "odd_retry_after"])],
+    [
+        ("openai", "limit_in_a_list"),
+        *product(PROVIDERS, ["limit_that_mentions_billing", "limit_inside_a_200", "odd_retry_after"]),
+    ],
 )
 def test_lines_of_a_batch_that_meet_a_limit_go_into_the_next_round(provider: str, habit: str, tmp_path: Path):
     with running(habit=habit) as at:
@@ -171,6 +174,24 @@ def test_a_redirect_is_not_followed_and_the_run_ends_soon(provider: str, tmp_pat
         with pytest.raises(Rejected, match="307") as caught:
             ask_live(questions(100, target(provider, at)), live(provider, at), tmp_path)
         assert "hunter2" not in str(caught.value)
+        assert at.log()["requests"] <= 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize(
+    ("habit", "said"),
+    [
+        ("key_refused_inside_a_200", "401 The token is not known."),
+        ("page_of_a_firewall", "403 Your network was blocked ."),
+    ],
+)
+def test_a_refusal_in_another_shape_ends_the_run_soon_and_its_reason_is_told(
+    provider: str, habit: str, said: str, tmp_path: Path
+):
+    with running(habit=habit) as at:
+        with pytest.raises(Rejected, match=said):
+            ask_live(questions(100, target(provider, at)), live(provider, at), tmp_path)
         assert at.log()["requests"] <= 30
 
 

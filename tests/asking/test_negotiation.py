@@ -21,9 +21,11 @@ from sotopia_rl_data.asking.batch.client import BatchClient
 from sotopia_rl_data.asking.batch.openai import OpenAIBatchClient
 from sotopia_rl_data.asking.forms import MEANT, RequestForm, body_in
 from sotopia_rl_data.asking.memory import EndpointMemory
-from sotopia_rl_data.asking.negotiation import MOST_PROBES, Negotiation
+from sotopia_rl_data.asking.negotiation import MOST_CONTROLS, MOST_PROBES, Negotiation
 from sotopia_rl_data.asking.pacing import Pacing
 from sotopia_rl_data.asking.transport import ApiClient
+from sotopia_rl_data.costs.budget import Budget
+from sotopia_rl_data.costs.prices import Price, Prices
 from sotopia_rl_data.errors import Filtered, Rejected
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.ledger.ledger import Ledger
@@ -150,14 +152,17 @@ def test_batches_find_a_form_with_one_small_batch_and_live_runs_go_on_with_it(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_an_overlong_line_of_a_batch_weakens_nothing_and_is_asked_twice(provider: str, tmp_path: Path):
+def test_an_overlong_line_of_a_batch_weakens_nothing_and_is_asked_twice_with_controls_that_are_refused_too(
+    provider: str, tmp_path: Path
+):
     with running(habit="too_long") as at:
         client = in_batches(provider, at, tmp_path)
         asked = asked_of(client_of(provider, at), [LONG, *numbered(30)])
         outcome, _ = ask_in_batches(asked, client, tmp_path)
         assert (outcome.asked, outcome.unreachable) == (30, 1)
         assert forms_in(tmp_path) == {"": 30}
-        assert at.log()["batch"]["sizes"] == [31, 1]
+        assert at.log()["batch"]["sizes"] == [31, 1 + 3]
+        assert at.log()["answered"] == 30
 
 
 @pytest.mark.slow
@@ -246,6 +251,57 @@ def test_a_question_that_is_refused_while_others_pass_meets_a_filter_and_is_not_
         calls, again = at.log()["requests"], client_of(provider, at, tmp_path)
         assert ask_live(asked_of(again, numbered(20)), again, tmp_path).asked == 0
         assert at.log()["requests"] == calls
+
+
+FILTERED = [f"harm {'so ' * number}3" for number in range(12)]
+
+
+def filtered_in(ledger: Path) -> list[str]:
+    with Ledger(ledger) as kept:
+        return [attempt.text for attempt in kept.scan() if attempt.finish == "refusal"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize(("texts", "concurrency"), [(FILTERED[:1], 1), (FILTERED, 16)])
+def test_the_last_questions_of_a_run_that_meet_a_filter_are_told_by_harmless_texts_and_not_asked_anew(
+    texts: list[str], concurrency: int, provider: str, tmp_path: Path
+):
+    with running(habit="content_filter_in_words") as at:
+        client = client_of(provider, at, tmp_path)
+        outcome = ask_live(asked_of(client, numbered(3) + texts), client, tmp_path, concurrency=concurrency)
+        assert (outcome.unreachable, len(filtered_in(tmp_path))) == (0, len(texts))
+        log = at.log()
+        assert 3 <= log["answered"] - 3 <= MOST_CONTROLS
+        with Ledger(tmp_path) as kept:
+            assert sum(one.usage is not None for one in kept.scan()) == log["answered"]
+        again = client_of(provider, at, tmp_path)
+        assert ask_live(asked_of(again, numbered(3) + texts), again, tmp_path).asked == 0
+        assert at.log()["requests"] == log["requests"]
+        assert forms_in(tmp_path) == {"": 3 + len(texts)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cap", "found"), [(1.0, 8), (0.003, 0)])
+def test_where_nothing_is_left_but_what_meets_a_filter_controls_are_sent_as_far_as_the_budget_allows(
+    cap: float, found: int, tmp_path: Path
+):
+    """Each call costs 0.002 USD at most; the form of an earlier run is kept, since a control is answered in it."""
+    with running(habit="content_filter_in_words") as at:
+        first = client_of("openai", at, tmp_path)
+        ask_live(asked_of(first, numbered(3)), first, tmp_path)
+        before, client = at.log(), client_of("openai", at, tmp_path)
+        budget = Budget(cap, Prices("2026-11-01", 0.5, {"*": {"sim": Price(1, 1, 1, 10)}}), tmp_path)
+        ask_live(asked_of(client, FILTERED[:8]), client, tmp_path, concurrency=8, budget=budget)
+        assert len(filtered_in(tmp_path)) == found
+        answered = at.log()["answered"] - before["answered"]
+        assert (1 if found else 0) <= answered <= MOST_CONTROLS
+        with Ledger(tmp_path) as kept:
+            told = [one.usage for one in kept.scan() if one.usage is not None][3:]
+        assert len(told) == answered
+        assert budget.spent == pytest.approx(sum(one.input + 10 * one.output for one in told) / 1e6)
+        assert budget.spent <= cap
+        budget.close()
 
 
 @pytest.mark.slow

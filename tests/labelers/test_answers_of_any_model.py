@@ -34,13 +34,19 @@ REFUSED = [
     "comments",
     "thought_alone",
 ]
-FILTERS = ["content_filter_as_400", "content_filter_inside_an_error", "content_filter_in_a_reply"]
-ODD_BYTES = ["half_of_a_character", "packed_without_a_word", "number_of_a_thousand_digits"]
+FILTERS = [
+    "content_filter_as_400",
+    "content_filter_inside_an_error",
+    "content_filter_in_a_reply",
+    "content_filter_by_another_name",
+    "content_filter_in_a_sentence",
+]
+ODD_BYTES = ["half_of_a_character", "packed_without_a_word", "header_of_many_bytes", "number_of_a_thousand_digits"]
 USAGES = [name for name in completions.HABITS if "usage" in name or "cached" in name or "outside" in name]
 NEITHER = "content_filter_in_words"  # refuses questions that only tests/asking/test_negotiation.py asks
 FAULTS = [name for name in completions.HABITS if name not in (*FILTERS, *ODD_BYTES, *USAGES, NEITHER)]
 READ = [name for name in thoughts.HABITS if name not in (*CUT_OFF, *REFUSED)] + USAGES + ODD_BYTES
-BESIDE_THE_TEXT = ("field", "parts", "call", "type", "reasoning", "stream", "list", "names")
+BESIDE_THE_TEXT = ("field", "parts", "call", "type", "reasoning", "stream", "list", "names", "reply", "lines_in")
 IN_THE_TEXT = [
     name for name in READ if name not in (*USAGES, *ODD_BYTES) and not any(word in name for word in BESIDE_THE_TEXT)
 ]
@@ -104,6 +110,8 @@ def test_every_way_to_tell_an_answer_gives_the_same_labels_for_one_call_each(
         "answer_in_reasoning_content",
         "thought_in_parts_with_a_mark",
         "reply_in_a_list",
+        "reply_in_a_text",
+        "empty_error_beside_the_reply",
         "two_equal_tool_calls",
         "usage_beyond_reason",
     ],
@@ -157,7 +165,10 @@ def test_a_thought_that_was_cut_off_is_a_truncation_and_says_so(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROVIDERS)
-@pytest.mark.parametrize(("habit", "batching"), [*((name, None) for name in FILTERS), (FILTERS[0], QUICK)])
+@pytest.mark.parametrize(
+    ("habit", "batching"),
+    [*((name, None) for name in FILTERS), *((name, QUICK) for name in (FILTERS[0], FILTERS[-1]))],
+)
 def test_a_content_filter_is_a_refusal_that_is_not_asked_again_by_the_next_run(
     habit: str, batching: Any, protocol: str, provider: Running, store: Store, tmp_path: Path
 ):
@@ -185,8 +196,10 @@ def test_tokens_of_thoughts_outside_the_answers_count_are_billed(protocol: str, 
     assert 12_000 < done.usage["sim"].output < 12_400
 
 
-def test_tokens_that_cannot_be_are_unknown(provider: Running, store: Store):
-    done, _ = labels_of(store, provider.playing("usage_beyond_reason"), "openai")
+@pytest.mark.parametrize("protocol", PROVIDERS)
+@pytest.mark.parametrize("habit", ["usage_beyond_reason", "usage_without_a_prompt", "usage_without_an_answer"])
+def test_tokens_that_cannot_be_are_unknown(habit: str, protocol: str, provider: Running, store: Store):
+    done, _ = labels_of(store, provider.playing(habit), protocol)
     assert done.usage == {}
     assert done.bill.lines[0].maybe_calls == 4
 

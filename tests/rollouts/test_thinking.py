@@ -59,6 +59,8 @@ def test_all_bundled_scenes_are_played_as_if_nothing_had_been_thought(protocol: 
         "answer_in_a_parsed_field",
         "answer_encoded_twice",
         "stream_that_nobody_asked_for",
+        "stream_without_a_reason",
+        "comments_around_the_reply",
         "words_around_one_object",
         "fence_that_stays_open",
         "error_inside_a_choice",

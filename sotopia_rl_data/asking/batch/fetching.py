@@ -13,15 +13,14 @@ from sotopia_rl_data.asking.batch.client import BatchClient, BatchState, cancell
 from sotopia_rl_data.asking.batch.filters import ContentFilter
 from sotopia_rl_data.asking.batch.intent import BatchFolder, BatchLine, Intent
 from sotopia_rl_data.asking.batch.waiting import BatchBudget, Waiting, brought
+from sotopia_rl_data.asking.controls import CONTROL_ANSWERED
 from sotopia_rl_data.asking.forms import RequestForm
 from sotopia_rl_data.asking.negotiation import is_unexplained
-from sotopia_rl_data.asking.refusals import refusal_of
+from sotopia_rl_data.asking.refusals import refusal_of, tokens_of
 from sotopia_rl_data.errors import AskingError, Filtered, Rejected, Unavailable
 from sotopia_rl_data.ledger.ledger import answered, failed
 from sotopia_rl_data.ledger.lookup import Lookup
 from sotopia_rl_data.request import Reply, Request, Usage
-
-_CONTROL = "a harmless text of the same length was answered in its place"
 
 
 class Fetching:
@@ -112,9 +111,11 @@ class Fetching:
         usage, ledger, request = outcome.usage, self._lookup.ledger, self._request(line)
         self._budget.came(line.key, usage)
         if all(past.question != line.question for past in brought(ledger, intent, line.control)):
-            tokens = None if usage == Usage() else (usage.input, usage.cached, usage.written, usage.output)
+            tokens = tokens_of(usage)
             unknown = tokens is None
-            ledger.append(failed(request, line.control, line.question, _CONTROL, 0.0, intent.batch, unknown, tokens))
+            ledger.append(
+                failed(request, line.control, line.question, CONTROL_ANSWERED, 0.0, intent.batch, unknown, tokens)
+            )
             self._lookup.outcome.count_usage(request.target.model, usage)
 
     def _request(self, line: BatchLine) -> Request:

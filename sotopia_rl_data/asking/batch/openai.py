@@ -94,7 +94,7 @@ class OpenAIBatchClient(BatchClient):
         if isinstance(response, dict):
             told = str(response.get("status_code"))
             status = int(told) if told.isdecimal() and len(told) == 3 else 500
-            if status == 200:
+            if 200 <= status < 300:
                 return openai.read_completion(self.target, response.get("body"))
             raise refusals.status_error(self.target, status, response.get("body"), {})
         code = error.get("code") if isinstance(error, dict) else None

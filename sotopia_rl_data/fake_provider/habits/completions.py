@@ -59,6 +59,16 @@ def _cached(usage: dict[str, Any]) -> None:
         usage["prompt_tokens_details"] = {"cached_tokens": 10**6, "cache_write_tokens": "some"}
 
 
+def _without(*parts: str) -> Callable[[dict[str, Any]], None]:
+    """No tokens under names that have one of these parts, and no total."""
+
+    def change(usage: dict[str, Any]) -> None:
+        usage.pop("total_tokens", None)
+        usage |= {name: 0 for name, told in usage.items() if isinstance(told, int) and any(x in name for x in parts)}
+
+    return change
+
+
 _USAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "thinks_outside_completion_tokens": (_think, "The tokens of thoughts are counted in the total alone."),
     "usage_details_as_a_list": (_details([{"modality": "TEXT", "token_count": 9}]), "Details are a list by modality."),
@@ -69,6 +79,8 @@ _USAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "usage_not_a_number": (_each(float("nan")), "Tokens are NaN, which is not JSON."),
     "usage_as_a_list": (lambda _: [1, 2, 3], "The usage is a list."),
     "usage_as_floats": (lambda usage: {k: float(v) if isinstance(v, int) else v for k, v in usage.items()}, "Floats."),
+    "usage_without_a_prompt": (_without("prompt", "input"), "The prompt has no tokens."),
+    "usage_without_an_answer": (_without("completion", "output"), "The answer has a text and no tokens."),
     "more_cached_than_sent": (_cached, "More tokens were in the cache than were sent."),
 }
 
@@ -148,6 +160,11 @@ def packed_without_a_word(call: Call) -> Response:
     return Response(gzip.compress(json.dumps(call.reply()).encode()) if call.headers else call.reply())
 
 
+def header_of_many_bytes(call: Call) -> Response:
+    """A header longer than HTTP libraries take by themselves."""
+    return Response(call.reply(), headers={"X-Policy": "a" * 20_000})
+
+
 def number_of_a_thousand_digits(call: Call) -> Response:
     """A number too long for a computer's word, in a field that nobody needs."""
     return Response(json.dumps(call.reply()).encode()[:-1] + b', "nonce": ' + b"1" * 9_000 + b"}")
@@ -176,6 +193,19 @@ def content_filter_in_words(call: Call) -> None:
         raise RequestRefused(400, "We would rather not.", "invalid_request_error")
 
 
+def content_filter_in_a_sentence(call: Call) -> None:
+    """A content filter that only a sentence tells refuses some questions, in whatever form they are put."""
+    told = call.body["messages"][-1]["content"]
+    text = told if isinstance(told, str) else "".join(part["text"] for part in told)
+    if draw(0, text.partition("\n\nAnswer with one JSON object and")[0]) % _FILTERED == 0:
+        raise RequestRefused(400, "Your text goes against our rules of use.", "invalid_request_error", "invalid_prompt")
+
+
+def content_filter_by_another_name(call: Call) -> Response | None:
+    """A content filter takes some answers away, and the reason for the end has a router's name for it."""
+    return call.answer(lambda _: "", finish="CONTENT_FILTERED") if _is_filtered(call) else None
+
+
 def content_filter_in_a_reply(call: Call) -> Response | None:
     """A content filter takes some answers away."""
     filtered = "content_filter" if call.openai else "refusal"
@@ -189,10 +219,13 @@ HABITS: dict[str, Habit] = {
         [
             half_of_a_character,
             packed_without_a_word,
+            header_of_many_bytes,
             number_of_a_thousand_digits,
             content_filter_as_400,
             content_filter_inside_an_error,
             content_filter_in_words,
+            content_filter_in_a_sentence,
+            content_filter_by_another_name,
             content_filter_in_a_reply,
         ]
     ),

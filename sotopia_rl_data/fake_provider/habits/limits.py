@@ -33,6 +33,13 @@ def limit_in_a_list(call: Call) -> Response | None:
     return Response([{"error": error | {"status": "RESOURCE_EXHAUSTED"}}], 429, {"Retry-After": ""})
 
 
+def limit_inside_a_200(call: Call) -> Response | None:
+    """The first calls meet a limit that a gateway tells with status 200, as a number or by its name."""
+    told = {"code": 429, "msg": "Not so fast.", "data": None}
+    named = {"error": {"message": "Not so fast.", "type": "rate_limit_error", "code": "rate_limit_exceeded"}}
+    return Response(told if call.number % 2 else named) if call.number <= _FIRST else None
+
+
 def limit_as_403(call: Call) -> None:
     """The first calls meet a limit under the status of a permission that lacks."""
     if call.number <= _FIRST:
@@ -118,6 +125,19 @@ def payment_required(call: Call) -> None:
     raise RequestRefused(402, "No.")
 
 
+def key_refused_inside_a_200(call: Call) -> Response:
+    """A gateway that tells with status 200 that the key is wrong."""
+    return Response({"code": 401, "msg": "The token is not known.", "data": None})
+
+
+def page_of_a_firewall(call: Call) -> Response:
+    """A page in place of an error, with the reason among its words."""
+    page = (
+        "<html><head><style>p { color: red }</style></head><body><p>Your network was <b>blocked</b>.</p></body></html>"
+    )
+    return Response(page.encode() if call.headers else {"error": "Your network was blocked."}, 403)
+
+
 def redirect(call: Call) -> Response:
     """The server sends its callers to another URL."""
     return Response({}, 307, {"Location": "http://127.0.0.1:9/v1/chat/completions?token=hunter2secret"})
@@ -127,6 +147,7 @@ HABITS: dict[str, Habit] = {f"one_in_eight_and_{status}": _one_in_eight(status) 
     [
         limit_that_mentions_billing,
         limit_in_a_list,
+        limit_inside_a_200,
         limit_as_403,
         limit_under_any_status,
         refuses_for_a_while,
@@ -139,6 +160,8 @@ HABITS: dict[str, Habit] = {f"one_in_eight_and_{status}": _one_in_eight(status) 
         account_that_runs_dry,
         account_that_runs_dry_in_words,
         payment_required,
+        key_refused_inside_a_200,
+        page_of_a_firewall,
         redirect,
     ]
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sotopia_rl_data.fake_provider.answers import draw
@@ -276,6 +276,45 @@ def streamed(reply: dict[str, Any], openai: bool) -> Response:
     return Response("\n\n".join(lines).encode(), headers={"Content-Type": "text/event-stream"})
 
 
+def _stream(call: Call, change: Callable[[str], str]) -> Response:
+    """The stream, changed. A line of a batch comes as it is."""
+    if not call.headers:
+        return Response(call.reply())
+    return Response(change(streamed(call.reply(), call.openai).body.decode()).encode())
+
+
+def stream_in_split_lines(call: Call) -> Response:
+    """A stream with a byte order mark, whose events have two lines of data each."""
+    return _stream(call, lambda text: "\ufeff" + re.sub(r"(?m)^data: \{(.*)$", r"data: {\ndata: \1", text))
+
+
+def stream_without_a_reason(call: Call) -> Response:
+    """A stream that has its end, and no reason for it."""
+    ended = "data: [DONE]" if call.openai else 'event: message_stop\ndata: {"type": "message_stop"}'
+    reason = re.compile(r'("finish_reason"|"stop_reason"): "\w+"')
+    return _stream(call, lambda text: reason.sub(r"\1: null", text).replace("data: [DONE]", ended))
+
+
+def lines_in_place_of_a_stream(call: Call) -> Response:
+    """A stream whose events are lines of JSON and nothing else."""
+    return _stream(call, lambda text: "\n".join(re.findall(r"(?m)^data: (\{.*)$", text)))
+
+
+def comments_around_the_reply(call: Call) -> Response:
+    """A router sends comments while the model works, then the reply."""
+    return Response(b": working\n\n" * 3 + json.dumps(call.reply()).encode() + b"\n\n: done\n")
+
+
+def reply_in_a_text(call: Call) -> Response:
+    """The reply is JSON in a JSON string."""
+    return Response(json.dumps(call.reply()))
+
+
+def empty_error_beside_the_reply(call: Call) -> Response:
+    """Each reply has an error with nothing in it."""
+    return Response(call.reply() | {"error": {"code": None, "message": "", "details": []}})
+
+
 def reply_in_a_list(call: Call) -> Response:
     """The reply is the one element of a list."""
     return Response([call.reply()])
@@ -332,6 +371,12 @@ HABITS: dict[str, Habit] = {
             thought_in_parts_with_a_mark,
             answer_encoded_twice,
             stream_that_nobody_asked_for,
+            stream_in_split_lines,
+            stream_without_a_reason,
+            lines_in_place_of_a_stream,
+            comments_around_the_reply,
+            reply_in_a_text,
+            empty_error_beside_the_reply,
             reply_in_a_list,
             reply_in_a_field_of_a_result,
             reply_under_other_names,
