@@ -41,7 +41,7 @@ def show(report: Mapping[str, Any], as_json: bool) -> None:
         ["tokens a step", f"{report['tokens_a_step']:,}"],
         ["steps", f"{report['steps']:,}"],
     ]
-    console.table([report["kind"], ""], run, title=f"{report['model']} on {report['dataset']}")
+    console.table(["", ""], run, title=f"train {report['kind']}: {report['model']} on {report['dataset']}")
     memory = [[_WORDS[name], round(size / GIB, 3)] for name, size in report["bytes"].items() if size]
     console.table(["on each GPU", "GiB"], [*memory, ["of", round(report["usable"] / GIB, 3)]])
     size = f"{gpus['count']} x {gpus['bytes_each'] // GIB} GB"

@@ -47,7 +47,7 @@ MOST = 64
 MOST_SEEDS = 16
 _NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _LONGEST = 40
-_HINT = "docs/reproduce.md explains the file; examples/paper/tiny.yaml is a small one"
+_HINT = "run `sotopia-rl-data study --help` for what a study declares"
 Value = TypeVar("Value")
 Model = str | ModelName
 
@@ -154,7 +154,7 @@ class Study:
 
 def read_study(path: Path) -> Study:
     """The study that a file declares. Raises InputError with the line of what is wrong."""
-    text = read_text(path, "study", "name a YAML file in UTF-8, such as examples/paper/tiny.yaml")
+    text = read_text(path, "study", "name a YAML file in UTF-8")
     return _StudyReader(str(path), "a study", _HINT).study(text)
 
 
