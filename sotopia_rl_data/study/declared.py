@@ -307,6 +307,8 @@ class _StudyReader(NodeReader):
     def _subset(self, name: str, node: Any) -> tuple[str, ...]:
         from sotopia_rl_data.rollouts import HARD
 
+        if name == "all":
+            self.wrong(node, "`all` are all environments that are played: give the subset another name")
         if isinstance(node.value, str) and node.value == "hard":
             return tuple(HARD)
         return self._texts(node, f"subsets {name}")

@@ -109,13 +109,21 @@ class _Planner:
         plays = self._study.plays
         scenes = scenes_of(plays.scenarios, plays.profiles, plays.pairs)
         asked = Elicitation(judges=plays.evaluators)
+        played = {scene.environment.environment_id for scene in scenes}
+        for name, environments in plays.subsets.items():
+            with self._at("subsets", name):
+                if not played & set(environments):
+                    raise UsageError(
+                        f"None of the environments of the subset {name!r} is played.",
+                        f"name some of {', '.join(sorted(played)[:5])} …",
+                    )
         for seed in self._study.seeds:
             for policy in plays.policies:
                 for partner in plays.partners:
                     with self._at("policies", policy):
-                        played = self._play(policy, partner, scenes, seed)
-                    yield played
-                    yield EvaluateStep(scored_step(policy, partner, seed), played.name, asked)
+                        rollout = self._play(policy, partner, scenes, seed)
+                    yield rollout
+                    yield EvaluateStep(scored_step(policy, partner, seed), rollout.name, asked)
 
     def _play(self, policy: str, partner: str, scenes: Sequence[Scene], seed: int) -> RolloutStep:
         sides = self._side(policy, seed), self._side(partner, seed)

@@ -7,7 +7,7 @@ the jackknife's. Policies are compared as `compare` does it, several seeds of on
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,8 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class StudyTable:
-    """A table, and the panels of its picture; no panels, no picture. `kind` says how they are drawn."""
+    """A table, and the panels of its picture; no panels, no picture. `kind` says how they are drawn, `is_alike` whether
+    all are in one unit, and have one scale."""
 
     name: str
     title: str
@@ -66,7 +67,8 @@ class StudyTable:
     rows: Sequence[Sequence[Any]]
     notes: Sequence[str] = ()
     kind: str = "dots"
-    panels: Sequence[Panel] = field(default=())
+    panels: Sequence[Panel] = ()
+    is_alike: bool = False
 
 
 def tables_of(study: Study, results: Mapping[str, StepResult], store: Store) -> list[StudyTable]:
@@ -232,7 +234,7 @@ class _Tables:
             *compared.remarks,
         ]
         columns = ("scenarios", "partner", "evaluator", "policy", "n", *heads)
-        yield StudyTable(spec.name, spec.title, columns, rows, notes, panels=panels)
+        yield StudyTable(spec.name, spec.title, columns, rows, notes, panels=panels, is_alike=True)
         if compared.agreement:
             yield _evaluators(spec, compared)
 
@@ -256,7 +258,7 @@ class _Tables:
                 cells, at = [one[3] for one in of_pair], [float(one[0]) for one in of_pair]
                 panels.append(Panel(title, [one[1] for one in of_pair], cells, at))
         columns = ("partner", "evaluator", "policy", "drafts", "n", short(name))
-        return StudyTable(spec.name, spec.title, columns, rows, (_INTERVALS,), "steps", panels)
+        return StudyTable(spec.name, spec.title, columns, rows, (_INTERVALS,), "steps", panels, is_alike=True)
 
     def _diversity(self, spec: TableSpec) -> StudyTable:
         units, rows = self._units(spec), list[list[Any]]()
@@ -280,22 +282,22 @@ class _Tables:
     # --- cost ---------------------------------------------------------------------------------------------------------
 
     def _cost(self, spec: TableSpec) -> StudyTable:
+        """What has a price, step by step; scripts, people and models of one's own have none."""
         rows: list[list[Any]] = []
+        by_step: dict[str, float] = {}
         for step, made in self._results.items():
             for line in made.bill:
                 usage, usd = line["usage"], line["total"]
-                tokens = [usage[name] for name in ("input", "cached", "output")]
-                rows.append([step, line["judge"], line["calls"], *tokens, None if usd is None else Cell(usd)])
-        known = [row[6].value for row in rows if row[6] is not None]
+                if usd != 0:
+                    tokens = [usage[name] for name in ("input", "cached", "output")]
+                    rows.append([step, line["judge"], line["calls"], *tokens, None if usd is None else Cell(usd)])
+                    by_step[step] = by_step.get(step, 0.0) + (usd or 0.0)
         sums = [sum(row[place] for row in rows) for place in (2, 3, 4, 5)]
-        by_step: dict[str, float] = {}
-        for row in rows:
-            if row[6] is not None:
-                by_step[row[0]] = by_step.get(row[0], 0.0) + row[6].value
+        is_known = all(row[6] is not None for row in rows)
+        rows.append(["all", None, *sums, Cell(sum(by_step.values())) if is_known else None])
         panels = [Panel("USD", list(by_step), [Cell(usd) for usd in by_step.values()])] if any(by_step.values()) else []
-        rows.append(["all", None, *sums, Cell(sum(known)) if len(known) == len(rows) else None])
         columns = ("step", "judge or policy", "calls", "tokens in", "cached", "tokens out", "USD")
-        note = "All runs together, by the prices of the day on which each step was made. Training is not counted."
+        note = "All runs together, at the prices of the day on which each step was made, without training."
         return StudyTable(spec.name, spec.title, columns, rows, (note,), panels=panels)
 
 

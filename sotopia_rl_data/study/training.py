@@ -102,7 +102,7 @@ class TrainStep:
             options: dict[str, Any] = {
                 **training.settings,
                 "dataset": inputs[trained.data].ref,
-                "store": str(work.store.root),
+                "store": work.store.address,
                 "model": base_model(work, training.model),
                 "output_dir": str(folder),
                 "seed": trained.seed,
@@ -180,7 +180,11 @@ class SideBySideStep:
         """Have each score the rows."""
         runs = [inputs[step].run for step in self._models.values()]
         compared = api.compare(
-            runs, dataset=inputs[self._data].ref, split=self._split, store=work.store.root, display=work.store.display
+            runs,
+            dataset=inputs[self._data].ref,
+            split=self._split,
+            store=work.store.address,
+            display=work.store.display,
         )
         named = [of_run | {"run": name} for name, of_run in zip(self._models, compared["runs"], strict=True)]
         facts: dict[str, Any] = compared | {"runs": named}

@@ -167,20 +167,23 @@ def _page(study: Study, tables: Sequence[StudyTable], results: Mapping[str, Step
 
 
 def draw(table: StudyTable, path: Path) -> None:
-    """The panels of a table as a PNG."""
+    """The panels of a table as a PNG; one without a value is left out."""
     from matplotlib.figure import Figure
 
-    across = min(len(table.panels), _ACROSS)
-    down = math.ceil(len(table.panels) / across)
-    tall = 2.3 if table.kind != "dots" else 0.9 + 0.28 * max(len(panel.labels) for panel in table.panels)
-    names = (
-        max((len(label) for panel in table.panels for label in panel.labels), default=0) if table.kind == "dots" else 0
-    )
-    figure = Figure(figsize=(across * 2.9 + 0.075 * names + 0.4, down * tall + 0.5), layout="constrained")
+    panels = [each for each in table.panels if each.bars or any(one and one.value is not None for one in each.cells)]
+    across = min(len(panels), 2 if len(panels) == 4 else _ACROSS) or 1
+    down = math.ceil(len(panels) / across)
+    is_named = table.kind == "dots"
+    tall = 0.9 + 0.28 * max((len(panel.labels) for panel in panels), default=0) if is_named else 2.3
+    names = max((len(label) for panel in panels for label in panel.labels), default=0) if is_named else 0
+    figure = Figure(figsize=(max(across * 2.9, 3.8) + 0.075 * names + 0.4, down * tall + 0.5), layout="constrained")
     figure.suptitle(table.title, fontsize=11, x=0.01, ha="left", weight="bold", color=_INK)
     drawn = {"dots": _dots, "bars": _bars, "steps": _steps}[table.kind]
-    for place, panel in enumerate(table.panels):
-        axes = figure.add_subplot(down, across, place + 1)
+    first: Any = None
+    for place, panel in enumerate(panels):
+        shared = {("sharex" if is_named else "sharey"): first} if table.is_alike else {}
+        axes = figure.add_subplot(down, across, place + 1, **shared)
+        first = first or axes
         axes.set_title(panel.title, fontsize=9, loc="left", color=_INK)
         axes.tick_params(labelsize=8, length=0, colors=_INK)
         axes.spines[:].set_visible(False)

@@ -15,6 +15,7 @@ import pytest
 from fixtures.comparisons import HARD, SEVEN, episode, goals, run, units
 from fixtures.labelling import put
 from fixtures.places import ROOT
+from fixtures.playing import Longest, Sampler, act, brief, scenes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -208,6 +209,17 @@ def test_a_partner_is_a_row_against_each_partner_where_the_rollouts_say_whom_the
     by_partner = {c.partner: [m.method for m in c.means] for c in found.conditions}
     assert by_partner == {bc: [bc, "RL"], gpt: [bc, "RL"]}
     assert all(condition.contrasts[0].pairs == 1 for condition in found.conditions)
+
+
+def test_the_best_of_some_drafts_is_a_method_beside_the_policy_that_drafts(store: Store):
+    versions = []
+    for drafts in (1, 2):
+        drafter = Sampler("drafter", lambda request: act(argument="I agree." + "!" * request.sample))
+        rules = Rules(turns=4, best_of=drafts, scorer=Longest() if drafts > 1 else None)
+        rollout(store, plan_of(scenes(1), rules, a=drafter, b=brief()), f"lab/run{drafts}")
+        versions.append(evaluate(store, f"lab/run{drafts}", Elicitation(judges=["lexical"])).committed.version)
+    found = compare(versions, options=QUICK)
+    assert [m.method for m in found.conditions[0].means] == ["drafter", "drafter best-of-2"]
 
 
 def test_self_play_is_compared_with_self_play(store: Store):
