@@ -47,6 +47,10 @@ class Shard:
         """Part `number` (from 1) of `count` of this shard."""
         return Shard((self.number - 1) * count + number, self.count * count)
 
+    def has(self, name: str) -> bool:
+        """Whether an episode is in this shard, where no other episode is known: about as many are in each."""
+        return _place(name) * self.count >> 64 == self.number - 1
+
     def of(self, episodes: Iterable[tuple[str, int]]) -> Callable[[str], bool]:
         """Whether an episode is in this shard, by its id. `episodes` are the ids of all, each once, with how much work
         an episode is, in any unit. Takes some 80 bytes of memory an episode."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from sotopia_rl_data.cli import console
+from sotopia_rl_data.cli.asking import check_unread, shard_option
 from sotopia_rl_data.dimensions import in_order
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.hub.resolve import resolve
@@ -24,8 +25,13 @@ if TYPE_CHECKING:
     from sotopia_rl_data.importers.opinions import FileMethod
     from sotopia_rl_data.importers.options import ImportOptions
     from sotopia_rl_data.importers.own_scores import DeclaredScore
+    from sotopia_rl_data.shards import Shard
     from sotopia_rl_data.store import Store
 
+_NOT_JOINED = (
+    *("columns", "form", "method", "shared_labels", "sentinel", "dry_run", "where", "strict", "seed", "split_by"),
+    *("scores", "licence", "pseudonymise", "shard"),
+)
 _TURNS = 4  # of the first episode, in a dry run
 _LISTED = 20
 _EPISODES = ("sotopia", "convokit")
@@ -68,6 +74,8 @@ _EXPORTS = (*_EPISODES, "trl-sft", "trl-preference", "trl-kto", "openai", "share
 )
 @click.option("--license", "licence", metavar="ID", help="The data's licence, for its card: cc-by-4.0 …")
 @click.option("--pseudonymise", is_flag=True, help="Replace speakers' names and ids, in texts too.")
+@shard_option("Import part I of N of the episodes, by a hash of their ids; for --join.")
+@click.option("--join", is_flag=True, help="PATHS are the versions that --shard made, of all parts: make one of them.")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
 @console.store_option
 @console.json_option
@@ -87,6 +95,8 @@ def import_(
     scores: tuple[str, ...],
     licence: str | None,
     pseudonymise: bool,
+    shard: Shard | None,
+    join: bool,
     version: str | None,
     store: Store,
     as_json: bool,
@@ -125,7 +135,11 @@ def import_(
         scores=tuple(one for text in scores for one in _declared(text)),
         license=licence,
         pseudonymise=pseudonymise,
+        shard=shard,
     )
+    if join:
+        _join(store, paths, name, version, as_json)
+        return
     files = paths or (samples_path(),)
     if dry_run:
         _show_first(files, options, name, store, as_json)
@@ -149,6 +163,31 @@ def import_(
         _show_import(report)
     if report.failures:
         click.get_current_context().exit(console.WITH_FAILURES)
+
+
+def _join(store: Store, parts: Sequence[Path], name: str | None, version: str | None, as_json: bool) -> None:
+    """Make one version of the parts of an import."""
+    from sotopia_rl_data.importers.parts import join
+
+    check_unread(_NOT_JOINED, "does not apply to --join, which takes the parts as they are")
+    if not parts or name is None:
+        raise UsageError(
+            "--join needs the versions of all parts, and a name for the whole.",
+            "write import --join store/lab/part-*/v1.0.0 --name lab/episodes",
+        )
+    joined = join(store, parts, DatasetRef(name, version))
+    made = joined.committed.version
+    if as_json:
+        told = {"version": made.ref, "directory": str(made.dir), "digest": made.digest}
+        console.emit_json(told | {"created": joined.committed.created, "rows": joined.rows})
+        return
+    state = "made" if joined.committed.created else "unchanged: the store has this content already"
+    console.table(
+        ["joined", "rows"],
+        [[config, n] for config, n in joined.rows.items()],
+        title=f"{made.ref}  {made.digest[:12]}  {state}",
+    )
+    console.next_commands(f"sotopia-rl-data show {made.name}")
 
 
 def _declared(text: str) -> list[DeclaredScore]:

@@ -26,6 +26,7 @@ from sotopia_rl_data.importers.formats.format import Located
 from sotopia_rl_data.importers.opinions import AnnotatedFiles, FileMethod, opinions_of
 from sotopia_rl_data.importers.options import ImportOptions
 from sotopia_rl_data.importers.own_scores import with_scores
+from sotopia_rl_data.importers.parts import belongs_to
 from sotopia_rl_data.importers.pseudonyms import NamesFound, key_of, with_pseudonyms
 from sotopia_rl_data.importers.reading import read_plan
 from sotopia_rl_data.importers.splits import empty_splits
@@ -164,10 +165,15 @@ class _Import:
                 on_progress=progress,
                 on_file=hashes.__setitem__,
             )
+            shard = self.options.shard
             for item, record in self._treated(read):
-                batches.add(item, record)
+                if shard is None or belongs_to(shard, item):
+                    batches.add(item, record)
             batches.finish()
-            if not batches.counts["episodes"] + batches.counts["examples"]:
+            if shard is not None and shard.count > 1:  # a part may be empty
+                config, empty = ("rewards", REWARDS) if is_training else ("episodes", columns)
+                stage.write(config, "train", empty.empty_table())
+            elif not batches.counts["episodes"] + batches.counts["examples"]:
                 raise _nothing_imported(batches)
             self._check_map()
             if self.check is not None:
@@ -211,6 +217,7 @@ class _Import:
             "sentinel": self.options.sentinel,
             "scores": scores,
             "shared_labels": self.options.shared_labels,
+            "shard": None if self.options.shard is None else str(self.options.shard),
             "methods": [{"file": one.file, "method": one.method} for one in self.opinions.methods],
         }
         return {

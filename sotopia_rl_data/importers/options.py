@@ -11,6 +11,7 @@ from sotopia_rl_data.importers.formats import FORMATS, format_named
 from sotopia_rl_data.importers.formats.format import Format, Ranges
 from sotopia_rl_data.importers.formats.methods import Method, method_named
 from sotopia_rl_data.importers.own_scores import DeclaredScore
+from sotopia_rl_data.shards import Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,8 @@ class ImportOptions:
     be detected; `method` is that of annotated files, where neither their numbers nor their names tell it, and
     `shared_labels` keeps a label that stands for two utterances in a row, for the later. `sentinel` is
     the reward that stands for none in training rows. `scores` are dimensions of the
-    source's own. `license` is the data's, for the card; `pseudonymise` replaces speakers' names.
+    source's own. `license` is the data's, for the card; `pseudonymise` replaces speakers' names. `shard` is the part
+    that is imported (None: the whole).
     """
 
     where: str | None = None
@@ -38,6 +40,7 @@ class ImportOptions:
     scores: tuple[DeclaredScore, ...] = ()
     license: str | None = None
     pseudonymise: bool = False
+    shard: Shard | None = None
 
     @property
     def ranges(self) -> Ranges:
