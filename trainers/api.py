@@ -24,6 +24,7 @@ from sotopia_rl_data.shards import WHOLE, Shard
 from sotopia_rl_data.trainers.run_folder import RunFolder, environment
 
 if TYPE_CHECKING:
+    from sotopia_rl_data.cluster.on_ray import RayWorkers
     from sotopia_rl_data.trainers.config import (
         PolicyDPOConfig,
         PolicyGRPOConfig,
@@ -335,20 +336,24 @@ def score(
     shard: Shard | None = None,
     ledger: str | Path | None = None,
     display: Display | None = None,
-    device: str | None = None,
+    device: str | RayWorkers | None = None,
 ) -> dict[str, Any]:
     """Add a reward model's scores to `dataset` as a new version; of a `shard`, keep them in `ledger` (see `score.py`).
     `device` is by default a GPU, if any. Of several processes that `accelerate launch` starts, each scores its part, on
-    a GPU of its own; when all have ended, the first goes on as a single one would, and finds the scores kept."""
+    a GPU of its own; when all have ended, the first goes on as a single one would, and finds the scores kept. Where
+    `device` are workers, they score first."""
     check_installed("Scoring", *LIBRARIES)
     from sotopia_rl_data.trainers.modeling import oom_hint
     from sotopia_rl_data.trainers.reward_model.model import RewardModel
-    from sotopia_rl_data.trainers.score import score_dataset, score_shard
+    from sotopia_rl_data.trainers.score import score_blocks_on, score_dataset, score_shard
 
     processes = launched_processes()
     with oom_hint("wait until other work on it has ended, or use the CPU, with CUDA_VISIBLE_DEVICES set to nothing"):
         own_gpu = processes.device if processes and processes.device.type != "cpu" else None
-        model = RewardModel.load(reward_model, device=device or own_gpu)
+        workers = None if device is None or isinstance(device, str) else device
+        model = RewardModel.load(reward_model, device=(device if isinstance(device, str) else None) or own_gpu)
+        if workers is not None:
+            score_blocks_on(workers, dataset, reward_model, model, store=store, ledger=ledger, display=display)
         if processes:
             own = (shard or WHOLE).part(processes.process_index + 1, processes.num_processes)
             shown = display if processes.is_main_process else None

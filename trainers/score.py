@@ -22,9 +22,10 @@ import json
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +34,7 @@ from numpy.typing import NDArray
 
 from sotopia_rl_data.agreement.opinions import REWARD_MODEL
 from sotopia_rl_data.display import Display, Silent
+from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.hub.resolve import open_dataset
 from sotopia_rl_data.ledger.attempt import answered
@@ -44,6 +46,9 @@ from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.tables import attribution_table
 from sotopia_rl_data.trainers.data import DatasetRow, DatasetRows, load_rows
 from sotopia_rl_data.trainers.reward_model.model import RewardModel
+
+if TYPE_CHECKING:
+    from sotopia_rl_data.cluster.on_ray import RayWorkers
 
 BATCH = 512
 Block = Sequence[DatasetRow]
@@ -115,6 +120,52 @@ def score_shard(
         hits = sum(known for _, known in found)
         directory = str(kept.directory)
     return {"shard": str(shard), "judge": judge_of(model), "rows": count, "hits": hits, "ledger": directory}
+
+
+def score_blocks_on(
+    workers: RayWorkers,
+    ref: str,
+    name: str,
+    model: RewardModel,
+    *,
+    store: str | Path | None = None,
+    ledger: str | Path | None = None,
+    display: Display | None = None,
+) -> None:
+    """Have workers score the blocks whose scores `ledger` (default: the store's) lacks, and keep them there:
+    `score_dataset` takes them from it. `name` is where every node finds `model`. Raises NotFound, InputError where a
+    node has another model there, and what `RayWorkers.map` raises."""
+    rows = load_rows(ref, store=store, split_by="stored", need_reward=False)
+    opened = Store(store) if store else Store.default()
+    with (
+        Ledger(ledger or opened.ledger) as ours,
+        (display or Silent()).progress("scoring", "rows") as advance,
+    ):
+        ours.check()
+        kept, done = KeptScores(ours, model), 0
+        left = (block for block in rows.blocks(BATCH) if kept.known(block) is None)
+        for block, (judge, scores, seconds) in workers.map(partial(_score_block, name), left):
+            if judge != judge_of(model):
+                raise InputError(
+                    f"A node has another model at {name}: {judge}, and not {judge_of(model)}.",
+                    "put the same files there on every node, or name a model on the Hub with its revision",
+                )
+            kept.keep(block, scores, seconds)
+            done += len(block)
+            advance(done, len(rows))
+
+
+def _score_block(name: str, block: Block) -> tuple[str, NDArray[np.float64], float]:
+    """The judge's name, the [N, K] scores, and the seconds that they took."""
+    model, began = _loaded(name), time.monotonic()
+    scores = model.score_heads([(row.prompt, row.completion) for row in block])
+    return judge_of(model), scores, time.monotonic() - began
+
+
+@cache
+def _loaded(name: str) -> RewardModel:
+    """The model, loaded once in a worker's process."""
+    return RewardModel.load(name)
 
 
 def judge_of(model: RewardModel) -> str:

@@ -198,7 +198,7 @@ def _workers(context: click.Context, _param: click.Parameter, value: str | None)
 
 def workers(command: F) -> F:
     """`--on` and `--worker-gpus`."""
-    where = "Ask from the nodes of a Ray cluster: ray, or ray://HOST:10001.  [default: from this process]"
+    where = "Do this on the nodes of a Ray cluster: ray, or ray://HOST:10001.  [default: in this process]"
     gpus = "With --on: the GPUs of a worker, for local models; 0.5: two share one."
     return _together(
         click.option("--on", "workers", metavar="RAY", callback=_workers, help=where),
@@ -259,11 +259,11 @@ def ask_options(options: dict[str, Any]) -> AskOptions:
         prices=options.pop("prices"),
         model_prices=options["named"].prices if options["named"] else {},
         ledger=options.pop("ledger"),
-        workers=_workers_of(options),
+        workers=workers_of(options),
     )
 
 
-def _workers_of(options: dict[str, Any]) -> Workers | None:
+def workers_of(options: dict[str, Any]) -> Workers | None:
     """The workers that ask. Raises UsageError."""
     found: Workers | None = options.pop("workers", None)
     if options.pop("worker_gpus", None) is not None and found is None:

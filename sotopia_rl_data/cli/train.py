@@ -289,6 +289,7 @@ def _finish(config: TrainerConfig, record: dict[str, Any], as_json: bool) -> Non
 )
 @console.dataset_option("--out", "Write to another dataset.  [default: the next version of REF's]")
 @asking.shard_option("Score part I of N of the rows, keep the scores in the ledger, and make no version.")
+@asking.workers
 @asking.kept
 @console.store_option
 @console.json_option
@@ -297,6 +298,8 @@ def score(
     reward_model: str,
     out: str | None,
     shard: Shard | None,
+    workers: Any,
+    worker_gpus: float | None,
     ledger: Path | None,
     store: Store,
     as_json: bool,
@@ -312,8 +315,18 @@ def score(
       sotopia-rl-data score lab/episodes-rewards --reward-model ./runs/rm --shard 3/8 --ledger shards/3
     """
     api.quiet_libraries(console.has_bars())
+    device: Any = asking.workers_of({"workers": workers, "worker_gpus": worker_gpus})
+    if device is not None and shard is not None:
+        raise UsageError("Workers score all parts, so --shard does not go with --on.", "leave one of them out")
     scored = api.score(
-        ref, reward_model, store=store.address, out=out, shard=shard, ledger=ledger, display=store.display
+        ref,
+        reward_model,
+        store=store.address,
+        out=out,
+        shard=shard,
+        ledger=ledger,
+        display=store.display,
+        device=device,
     )
     if _is_later_process():
         return

@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 _SHARDS = 4  # for each worker
 _TRIES = 3  # a shard that was lost so often without an answer in between is given up
+_TELL_S = 0.02  # the least between two messages of a worker to the limiter, …
+_MESSAGES = 500  # … which gets about so many a second from all of them, however many there are
 _CALLS = 8  # the first loan of a worker is for so many calls
 _SDKS = ("OPENAI_", "ANTHROPIC_")  # variables that the providers' SDKs read
 
@@ -161,6 +163,7 @@ class Run:
             environment=self._environment,
             options=replace(self._options, workers=None, progress=None, ledger=None),
             prices=self._prices,
+            tell_s=max(_TELL_S, self._pool.size / _MESSAGES),
         )
         self._running[name] = number, make
         self._loans[name] = _Loans()

@@ -12,12 +12,13 @@ import os
 import pickle
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from sotopia_rl_data import plugins
@@ -28,12 +29,17 @@ from sotopia_rl_data.cluster.limiter import Limiter, Told
 from sotopia_rl_data.cluster.worker import Ended, ShardTask, ask_shard
 from sotopia_rl_data.code import check_installed, version
 from sotopia_rl_data.costs.prices import Prices
-from sotopia_rl_data.errors import AskingError, UsageError
+from sotopia_rl_data.errors import AskingError, SotopiaDataError, UsageError
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Outcome
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _REACH_S = 10.0  # the longest wait for a connection to an address
 _START_S = 90.0  # the longest wait for the first process on a node
+_RETRIES = 3  # of an item whose node is lost
+_AHEAD = 2  # so many times the workers are items under way
+_LOGS = "see the cluster's logs of its workers"
 _HEAD = "node:__internal_head__"  # a resource of the head node, of which there is 1
 
 
@@ -72,18 +78,49 @@ class RayWorkers:
             raise UsageError("What this command asks cannot be divided among workers.", "leave --on out")
         divisible: DivisiblePlan = plan  # type: ignore[assignment]  # it has `parts`
         with _connected(self.address) as ray:
-            pool = _RayPool(ray, self.gpus)
+            pool = _RayPool(ray, self.gpus, does=_run_task)
             try:
                 return Run(divisible, ledger, options, prices, pool).ask()
             finally:
                 pool.close()
 
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+        """Each item, with what `function` makes of it on some node; in the order in which they are ready. Some more are
+        under way than there are workers, and no item is taken before it can be. An item whose node is lost is made
+        anew. Raises AskingError where the cluster cannot be used, and what `function` raises of ours."""
+        with _connected(self.address) as ray:
+            pool = _RayPool(ray, self.gpus, does=_called, retries=_RETRIES)
+            waiting, under_way = iter(items), dict[Any, Item]()
+            try:
+                while True:
+                    for item in islice(waiting, _AHEAD * pool.size - len(under_way)):
+                        under_way[pool.task.remote(function, item)] = item
+                    if not under_way:
+                        return
+                    (ref, *_), _ = ray.wait(list(under_way))
+                    yield under_way.pop(ref), _made(ray, ref)
+            finally:
+                for ref in under_way:
+                    with suppress(Exception):
+                        ray.cancel(ref, force=True)
+
+
+def _made(ray: Any, ref: Any) -> Any:
+    """What a task returned. Raises the error of ours that it raised, AskingError for any other."""
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, SotopiaDataError):
+            raise cause from error
+        raise AskingError(f"A worker failed: {' '.join(str(cause or error).split())[:400]}.", _LOGS) from error
+
 
 class _RayPool:
     """A `driver.Pool` of Ray tasks."""
 
-    def __init__(self, ray: Any, gpus: float) -> None:
-        self._ray, self._gpus = ray, gpus
+    def __init__(self, ray: Any, gpus: float, does: Callable[..., Any], retries: int = 0) -> None:
+        self._ray = ray
         have = ray.cluster_resources()
         self.size = int(have.get("CPU", 0))
         if gpus:
@@ -93,9 +130,8 @@ class _RayPool:
             raise UsageError(f"No node of the Ray cluster has {needs} for a worker.", "add a node, or ask for less")
         _check_nodes(ray)
         # a task with a GPU would end its process, and with it what was loaded, after each call
-        self._task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0, max_calls=0, scheduling_strategy="SPREAD")(
-            _run_task
-        )
+        how = {"num_cpus": 1, "num_gpus": gpus, "scheduling_strategy": "SPREAD"}
+        self.task = ray.remote(**how, max_retries=retries, max_calls=0)(does)
         self._limiter: Any = None
         self._running: dict[Any, str] = {}
 
@@ -114,7 +150,7 @@ class _RayPool:
             raise UsageError(
                 f"A judge or policy of this run cannot be sent to workers: {error}.", "leave --on out, or name another"
             ) from error
-        self._running[self._task.remote(plugins.sources(), pickled, self._limiter)] = task.name
+        self._running[self.task.remote(plugins.sources(), pickled, self._limiter)] = task.name
 
     def ended(self) -> list[tuple[str, Ended | Lost]]:
         """The shards that ended since the last call. Raises AskingError where a worker met a fault of the program."""
@@ -127,9 +163,8 @@ class _RayPool:
         errors = self._ray.exceptions
         try:
             ended: Ended = self._ray.get(ref)
-        except errors.RayTaskError as error:
-            cause = " ".join(str(error.cause or error).split())[:400]
-            raise AskingError(f"A worker failed: {cause}.", "see the cluster's logs of its workers") from error
+        except errors.RayTaskError:
+            return cast(Lost, _made(self._ray, ref))  # which raises
         except errors.RayError as error:
             return Lost(type(error).__name__)
         return ended
@@ -179,6 +214,11 @@ def _run_task(modules: Mapping[str, str], pickled: bytes, limiter: Any) -> Ended
     """What a Ray task does: load the plug-ins that came along, then ask."""
     plugins.install(modules, _plugin_folder())
     return ask_shard(pickle.loads(pickled), _RayLimiter(limiter))
+
+
+def _called(function: Callable[[Item], Result], item: Item) -> Result:
+    """What another Ray task does."""
+    return function(item)
 
 
 def _plugin_folder() -> Path:

@@ -29,7 +29,6 @@ from sotopia_rl_data.ledger.attempt import Attempt
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Outcome
 
-_TELL_S = 0.02  # between two messages, where there is news
 _LOOK_S = 0.5  # between two messages without news
 _PERMITS = 8  # asked for at once
 _UNUSED_S = 0.25  # a permit that was not used for so long is given back
@@ -55,6 +54,7 @@ class ShardTask:
     environment: Mapping[str, str] = field(repr=False)
     options: AskOptions
     prices: Prices
+    tell_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def ask_shard(shard: ShardTask, limiter: LimiterCalls) -> Ended:
         path = Path(folder)
         if shard.endpoints:
             (path / ENDPOINTS).write_text(shard.endpoints, encoding="utf-8")
-        leases = Leases(shard.name, limiter)
+        leases = Leases(shard.name, limiter, shard.tell_s)
         pacing = replace(shard.options.pacing, shared=leases.pacer)
         options = replace(shard.options, pacing=pacing, progress=leases.show, ledger=path)
         outcomes: list[Outcome] = []
@@ -114,7 +114,8 @@ class Leases:
     """What a worker holds of what all workers share: permits to send, and USD to spend. For one event loop at a
     time."""
 
-    def __init__(self, name: str, limiter: LimiterCalls) -> None:
+    def __init__(self, name: str, limiter: LimiterCalls, tell_s: float) -> None:
+        self._tell_s = tell_s
         self.told = Told()
         self.is_wanted = asyncio.Event()  # whether a call waits for a permit
         self._name, self._limiter = name, limiter
@@ -158,7 +159,7 @@ class Leases:
 
     async def _tell(self) -> None:
         while True:
-            await asyncio.sleep(_TELL_S)
+            await asyncio.sleep(self._tell_s)
             if self._pacer is not None:
                 self._pacer.give_back(_UNUSED_S)
             await self._tell_all()

@@ -174,3 +174,22 @@ def test_a_cluster_with_another_version_of_the_program_is_named(nodes: Nodes, tm
     assert re.search(r"has sotopia-rl-data \S+ on Python .* and this machine has 9.9 on", done.stderr)
     assert "install sotopia-rl-data 9.9 on every node" in done.stderr
     assert Store(tmp_path / "store").names() == ["samples"]  # the bundled episodes, which are imported first
+
+
+@pytest.mark.train
+def test_a_reward_model_scores_on_the_cluster_what_it_scores_in_one_process(
+    connected: Nodes, store: Store, tmp_path: Path
+):
+    pytest.importorskip("torch", reason="needs the train extra: pip install -e '.[train]'")
+    from fixtures.training import make_dataset, toy_model, train_rm
+
+    from sotopia_rl_data.trainers import api
+
+    ref, model = make_dataset(store.root, episodes=200), str(tmp_path / "rm")  # 1,200 rows: three blocks
+    train_rm(ref, toy_model(tmp_path / "base"), tmp_path / "rm", preset="tiny", store=str(store.root))
+    there, here = (
+        api.score(ref, model, store=store.root, out=f"lab/{name}", ledger=tmp_path / name, device=device)
+        for name, device in (("there", RayWorkers()), ("here", "cpu"))
+    )
+    assert there["rows"] == here["rows"] == 1_200
+    assert store.resolve(there["ref"]).digest == store.resolve(here["ref"]).digest
