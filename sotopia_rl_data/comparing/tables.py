@@ -47,6 +47,9 @@ def signs(comparison: Comparison, shown: Set[str]) -> Iterator[str]:
         yield f"{comparison.level:.0%} intervals from {comparison.resamples:,} draws of {what}"
     if "d" in shown:
         yield "d: Cohen's d_z"
+    for column, units in (("distinct-1", "words"), ("distinct-2", "word pairs"), ("distinct-3", "word triples")):
+        if column in shown:
+            yield f"{column}: of all {units} said, the share that are different"
 
 
 def conditions(comparison: Comparison) -> Iterator[Grid]:
