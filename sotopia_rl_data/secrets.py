@@ -26,7 +26,7 @@ HIDDEN = "[hidden]"
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PAT|CREDENTIALS?)$", re.IGNORECASE)
 _SHORTEST = 8  # characters; shorter values (TOKENIZERS_TOKEN=1 …) would blank out ordinary words
 _WORD = re.compile(r"[A-Z]?[a-z]{0,15}|[A-Z]{1,15}|[0-9]{1,4}|v[0-9]{1,3}")
-_PART_OF_A_NAME = re.compile(rf"{_WORD.pattern}|[0-9]{{5,8}}|[a-z]{{3,12}}[0-9]")  # numbered names: oauth2, 000123
+_PART_OF_A_NAME = re.compile(rf"{_WORD.pattern}|[0-9]{{5,8}}|[a-z]{{1,12}}[0-9]")  # numbered names: oauth2, 000123
 _CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}|[A-Z]{2,}(?![a-z]))+")
 _PLACEHOLDER = re.compile(r"^(?:[<>{}()\[$%]|arn:|urn:)|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example)")
 _URL = re.compile(r"""https?://[^\s'"\\]*[^\s'"\\:]""")
@@ -43,8 +43,8 @@ class Found(NamedTuple):
 
 class _Shape(NamedTuple):
     """A pattern, and `parts` of which every match holds one (in small letters if the pattern ignores case), so that a
-    text without them is not searched. What the pattern's group matched, or else the whole of it, must be such that
-    it `holds`. After a `name`, the group alone is the secret."""
+    text without them is not searched. What the pattern's last group matched, or else the whole of it, must be such
+    that it `holds`. After a `name`, the group alone is the secret; a group before it is that name, or the user's."""
 
     pattern: str
     holds: Callable[[str], bool]
@@ -58,12 +58,17 @@ def _words(text: str, word: re.Pattern[str] = _WORD) -> bool:
     return len(parts) > 1 and all(word.fullmatch(part) for part in parts)
 
 
+def _filled(text: str) -> bool:
+    """Whether a text with the form of a key may be one: not the form filled with one character (hf_xxxxxxxx)."""
+    return 3 * sum(len(run[0]) for run in re.finditer(r"(.)\1{7,}", text)) < len(text)
+
+
 def _no_words(text: str) -> bool:
-    return not _words(text)
+    return not _words(text) and _filled(text)
 
 
 def _letters_and_digits(text: str) -> bool:
-    return not _words(text) and any(c.isdigit() for c in text) and _changes(text)[0] > 0.2
+    return _no_words(text) and any(c.isdigit() for c in text) and _changes(text)[0] > 0.2
 
 
 def _always(_: str) -> bool:
@@ -80,7 +85,13 @@ def _random(text: str) -> bool:
     """Whether a text behind a telling name looks drawn at random."""
     text = _PERCENT.sub("", text).rstrip("=")
     changes, kinds = _changes(text)
-    if _PLACEHOLDER.search(text) or _words(text, _PART_OF_A_NAME) or len(set(text)) < 6 or kinds == 1:
+    if (
+        _PLACEHOLDER.search(text)
+        or _words(text, _PART_OF_A_NAME)
+        or len(set(text)) < 6
+        or kinds == 1
+        or not _filled(text)
+    ):
         return False
     if any(c.isdigit() for c in text):
         return changes > 0.08
@@ -104,11 +115,23 @@ def _long_and_random(text: str) -> bool:
 def _password(text: str) -> bool:
     """Whether what follows the name of a password is one: not a plain word, or quoted."""
     quoted = text[:1] in "\"'"
-    text = text.strip("\"'").rstrip(".,;!?")
+    text = text.strip("\"'").rstrip(".,;:!?)]")
     if _PLACEHOLDER.search(text) or len(text) < 6 or _words(text) or "://" in text or text[:1] in "/~":
         return False
     plain = re.fullmatch(r"_?[A-Za-z][a-z]*(?:[A-Z][a-z]+)*|[A-Z_]+|[0-9.,:]{1,9}|(.)\1*", text)
     return not plain or (quoted and len(text) >= 12)
+
+
+def _drawn_password(text: str) -> bool:
+    """Whether what stands behind the name of a password, but not clearly as its value, was drawn at random."""
+    text = text.strip("\"'")
+    return _random(text) if len(text) >= 16 else _surely_random(text)
+
+
+def _with_symbols(text: str) -> bool:
+    """Whether a quoted text was drawn from letters, digits and punctuation: no blanks, and not an address or code."""
+    marks = {c for c in text if not c.isalnum()}
+    return len(marks) >= 4 and _changes(text)[0] > 0.2 and any(map(str.isdigit, text)) and "://" not in text
 
 
 def _in_url(text: str) -> bool:
@@ -130,15 +153,15 @@ _VALUE = r"[A-Za-z0-9+/_.~=:%|!-]"
 # Read by Python's re and by RE2, which Arrow has (no lookaround, no atomic groups).
 _SHAPES = {
     "an API key (sk-…)": _Shape(rf"\bsk[-.]({_TAIL}{{20,}}(?:\.{_TAIL}+)*)", _no_words, "sk- sk."),
-    "a Hugging Face token": _Shape(r"\b(?:hf_|api_org_)[A-Za-z0-9]{30,}", _always, "hf_ api_org_"),
-    "a Google API key": _Shape(rf"\bAIza{_TAIL}{{35}}", _always, "AIza"),
+    "a Hugging Face token": _Shape(r"\b(?:hf_|api_org_)[A-Za-z0-9]{30,}", _filled, "hf_ api_org_"),
+    "a Google API key": _Shape(rf"\bAIza{_TAIL}{{35}}", _filled, "AIza"),
     "a Google OAuth secret": _Shape(
         rf"\b(?:ya29\.|GOCSPX-|1//0)({_TAIL}{{20,}}(?:\.{_TAIL}+)*)", _no_words, "ya29. GOCSPX- 1//0"
     ),
-    "an AWS access key": _Shape(r"\b(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}\b", _always, "AKIA ASIA ABIA ACCA"),
+    "an AWS access key": _Shape(r"\b(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}\b", _filled, "AKIA ASIA ABIA ACCA"),
     "a GitHub token": _Shape(
         r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{22,})",
-        _always,
+        _filled,
         "ghp_ gho_ ghu_ ghs_ ghr_ github_pat_",
     ),
     "a GitLab token": _Shape(rf"\bgl(?:pat|[a-z]{{0,3}}t|oas|agent)-({_TAIL}{{20,}}(?:\.{_TAIL}+)*)", _no_words, "gl"),
@@ -149,11 +172,11 @@ _SHAPES = {
         "gsk_ xai- pplx- nvapi- r8_ tgp_v1_ fw_ csk- jina_ lsv2_ pa- dapi",
     ),
     "a Stripe key": _Shape(
-        r"\b(?:[srp]k_(?:live|test)_[A-Za-z0-9]{10,}|whsec_[A-Za-z0-9+/=]{20,})",
-        _always,
+        r"\b(?:[sr]k_(?:live|test)_[A-Za-z0-9]{10,}|whsec_[A-Za-z0-9+/=]{20,})",
+        _filled,
         "k_live_ k_test_ whsec_",
     ),
-    "an npm token": _Shape(r"\bnpm_[A-Za-z0-9]{30,}", _always, "npm_"),
+    "an npm token": _Shape(r"\bnpm_[A-Za-z0-9]{30,}", _filled, "npm_"),
     "a PyPI token": _Shape(rf"\bpypi-({_TAIL}{{16,}})", _no_words, "pypi-"),
     "a SendGrid key": _Shape(rf"\bSG\.({_TAIL}{{16,}}\.{_TAIL}{{16,}})", _no_words, "SG."),
     "a service's token": _Shape(
@@ -172,7 +195,9 @@ _SHAPES = {
     ),
     "a live key": _Shape(r"\b(?:[a-z]{2,12}_)?(?:live|prod)_([A-Za-z0-9]{32,})\b", _letters_and_digits, "live_ prod_"),
     "a key with a UUID": _Shape(
-        r"\b(?:sdk|mob|HRKU)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", _always, "sdk- mob- HRKU-"
+        r"\b(?:sdk|mob|HRKU|access-[a-z]+)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b",
+        _always,
+        "sdk- mob- HRKU- access-",
     ),
     "a cloud's key": _Shape(rf"\bAQVN({_TAIL}{{35,}})", _letters_and_digits, "AQVN"),
     "a messaging key": _Shape(rf"\b{_TAIL}{{11}}:APA91b{_TAIL}{{100,}}", _always, "APA91b"),
@@ -182,11 +207,11 @@ _SHAPES = {
     "a Twitter token": _Shape(r"\bA{20,}[A-Za-z0-9%]{60,}", _random, "A" * 20),
     "an Airtable token": _Shape(r"\bpat[A-Za-z0-9]{14}\.[0-9a-f]{64}\b", _always, "pat"),
     "a private key": _Shape(
-        r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"
+        r"-----? ?BEGIN (?:[A-Za-z0-9]+ )*(?:PRIVATE KEY|Static key)(?: BLOCK| V[0-9])? ?-----?"
         r"(?:(?:\\[rn]|\s)*(?:[A-Z][A-Za-z-]+: [^\n\\]+|[A-Za-z0-9+/=]{4,}))*"
         r"|\bPrivate-Lines: [0-9]+(?:\s+[A-Za-z0-9+/=]{20,})+",
         _always,
-        "PRIVATE KEY Private-Lines",
+        "PRIVATE Static Private-Lines",
     ),
     "a PGP block": _Shape(r"-----BEGIN PGP (?:MESSAGE|SECRET KEY BLOCK)-----", _always, "BEGIN PGP"),
     "a JSON web token": _Shape(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*", _always, "eyJ"),
@@ -211,31 +236,40 @@ _SHAPES = {
         "Key= key=",
     ),
     "a password in a URL": _Shape(
-        r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"'<>]*:([^\s/@\"'<>]+)@[A-Za-z0-9\[]", _in_url, "://", name=True
+        r"\b[a-z][a-z0-9+.-]*://([^\s/:@\"'<>]*):([^\s/@\"'<>]+)@[A-Za-z0-9\[]", _in_url, "://", name=True
     ),
     "a token before a host": _Shape(r"://([A-Za-z0-9_.~%-]{16,})@[A-Za-z0-9\[]", _random, "://", name=True),
     "a token in a URL": _Shape(
-        r"(?i:[?&#][a-z_.-]*(?:token|key|sig|signature|secret|password|passwd|pwd|credential|auth|code)"
+        r"(?i:[?&#][a-z_.-]*(?:token|key|sig|signature|secret|password|passwd|pwd|credential|auth|code|appid|"
+        r"jwt|assertion)"
         r"=([a-z0-9%._~+/=-]{12,}))",
         _random,
         "=",
         name=True,
     ),
-    "a key on a command line": _Shape(
-        rf"(?:-(?i:key|token|secret|pat)|[A-Z0-9]_(?:KEY|TOKEN|SECRET|PAT))[ \t]{{1,3}}[\"']?({_VALUE}{{16,}})",
+    "a session's cookie": _Shape(
+        rf"(?i:cookie[\"']?: ?[^\n]{{0,200}}?(?:sess|sid|auth|jwt)[a-z_.-]*)=({_VALUE}{{16,}})",
         _random,
-        "-key -token -secret -pat _key _token _secret _pat",
+        "cookie",
+        name=True,
+    ),
+    "a key on a command line": _Shape(
+        r"((?i:[_-](?:api)?(?:key|token|secret|pat))|[a-z](?:Key|Token|Secret))[\"'`]?[ \t]{1,3}(?:-{1,2}[a-z]+[ =])?"
+        rf"[\"'`]?({_VALUE}{{16,}})",
+        _random,
+        "key token secret pat",
         name=True,
     ),
     "a password on a command line": _Shape(
-        r"(?:-(?i:pass(?:word|wd|phrase|in|out)?)|[A-Z0-9]_(?:PASS(?:WORD|WD)?|PWD))"
-        rf"[ \t]{{1,3}}(?:pass:)?[\"']?({_VALUE}{{8,}})",
+        r"(?:-(?i:[a-z_-]*pass(?:word|wd|phrase|in|out)?)|[A-Z0-9]_(?:PASS(?:WORD|WD)?|PWD))"
+        rf"[\"'`]?[ \t]{{1,3}}(?:-{{1,2}}[a-z]+[ =])?(?:pass:)?[\"'`]?({_VALUE}{{8,}})",
         _random,
-        "-pass _pass _pwd",
+        "pass _pwd",
         name=True,
     ),
     "a key in a sentence": _Shape(  # with a digit, lest Arrow's filter stop at every word after "key"
-        rf"\b(?i:key|token|secret|password|passphrase)(?: is| was)? [\"'`]?({_TAIL}*[0-9]{_TAIL}*)",
+        r"(?i:key|token|secret|password|passphrase|credential)s?[^\w\n:=/+.-](?:[^\w\n:=]*(?:is|was|are|to|of|body|value)"
+        rf"[^\w\n:=])?[^\w\n:=]*({_TAIL}*[0-9]{_TAIL}*)",
         _long_and_random,
         "key token secret pass",
         name=True,
@@ -244,12 +278,29 @@ _SHAPES = {
         rf"\"username\"\s*:\s*\"[^\"]+\",\s*\"key\"\s*:\s*\"({_VALUE}{{16,}})\"", _random, '"key"', name=True
     ),
     "a login on a command line": _Shape(
-        r"\b(?:(?:sshpass|mysql[a-z]*|redis-cli|mongo[a-z]*|login)\b[^\n|;]{0,80}? -(?:p|a) ?"
+        r"\b(?:(?:sshpass|mysql[a-z]*|redis-cli|mongo[a-z]*|login|7za?|rar|sqlcmd|ldap[a-z]+)\b"
+        r"[^\n|;]{0,80}? -[paPw] ?"
         r"|curl\b[^\n|;]{0,200}? (?:-u|--user)[ =][\"']?[\w.@-]+:)"
         r"(\"[^\s\"]{6,}|'[^\s']{6,}|[^\s\"']{6,})",
         _password,
-        "sshpass mysql redis-cli mongo login curl",
+        "sshpass mysql redis-cli mongo login curl 7z rar sqlcmd ldap",
         name=True,
+    ),
+    "a quoted password": _Shape(
+        rf"(?i:pass(?:word|wd|phrase))[ \t]{{1,3}}(\"{_VALUE}{{8,}}\"|'{_VALUE}{{8,}}')",
+        _drawn_password,
+        "pass",
+        name=True,
+    ),
+    "a secret that is piped": _Shape(
+        r"\b(?:echo|printf)(?: -n)? +(\"[^\s\"]{6,}\"|'[^\s']{6,}'|[^\s\"'|]{6,}) *\|"
+        r"[^\n|]{0,80}-(?:pass|token|key|secret|std)",
+        _password,
+        "echo printf",
+        name=True,
+    ),
+    "a password in SQL": _Shape(
+        r"(?i:\b(?:identified by|password) +)('[^\s']{6,}')", _password, "identified password", name=True
     ),
     "a login": _Shape(
         r"(?i:\blogin\s+[^\s]+\s+password\s+)(\"[^\s\"]{6,}\"|'[^\s']{6,}'|[^\s\"',;}&<>]{6,})",
@@ -262,7 +313,14 @@ _SHAPES = {
         r"(?i:client|login|auth|key|token|credentials?|sdk)\((?:[\"'][^\"'\s]*[\"'], ?)?(?:\w+=)?"
         rf"[\"']({_TAIL}{{24,}})[\"']",
         _random,
-        "(\" ('",
+        "(\" (' =\" ='",
+        name=True,
+    ),
+    "a login in a program": _Shape(
+        r"(?i:login|auth|credentials?)(?:=|: ?)?[\[(] ?(?:\"[^\s\"]{1,60}\"|'[^\s']{1,60}'), ?"
+        r"(\"[^\s\"]{6,}\"|'[^\s']{6,}')",
+        _drawn_password,
+        "login auth credential",
         name=True,
     ),
     "a line of .pgpass": _Shape(
@@ -302,8 +360,30 @@ _ABOUT_A_KEY = {
 _ABOUT_A_KEY |= {"version", "arn", "limit", "index", "alias"}
 _PAIR = re.compile(r"(?i)\b(?:key|name)[\"']?\s?[=:]\s?[\"']?([\w.-]+)[\"']?[,\s]+[\"']?value[\"'\s]*$")
 _DEFAULT = re.compile(r"\"([\w.-]+)\"\s{0,9}\{[^{}\"]{0,60}\bdefault\s*$")  # variable "password" { default = …
-_SEPARATOR = re.compile(r"(?::=|=>|[:=>]|(?<=[\"']),)\s{0,3}b?\\?(?=[^\s])")
+_PUBLIC = re.compile(
+    r"(?i)(?:public|verif[a-z]{1,8}|cache|partition|primary|foreign|sort|routing|idempotency|dedup)[_ -]?key$"
+)
+_AFTER_A_NAME = re.compile(
+    r"""(?:["'`\\)\]}*\s]|&quot;|&#3[49];|%2[27]|\sis|\swas|\s?\([^()"']{1,20}\)|\[[0-9]\]|\.(?:value|default|equals)"""
+    r"""|</[\w-]+>\s*<[\w-]+)+$"""
+)
+_TYPE = re.compile(r"""(?::\s?[&\w.<>\[\]|?]{2,24}|\sstring|\s\w{1,12}="\w{1,12})$""")  # let apiKey: string = …
+_QUOTED = r"""(?=[A-Za-z@]{0,2}["'])"""
+_SEPARATOR = re.compile(
+    rf"""(?!\w)(?::=|\?=|={{1,3}}|[=-]>|<-|[:>→|]|[({{]\s?{_QUOTED}|\|\||\?\?|%3[AaDd]|\\+u003[ad]|,(?=\s{{0,20}}["'`])"""
+    r"""|(?<=["'`]),|\s(?i:is|was|or|to)(?=\s["'`])|\s(?:is|was)(?=\s\S{8}))(?=.)""",
+    re.DOTALL,
+)
+_BEFORE_A_VALUE = re.compile(
+    r"""\*{0,2}[ \t]{0,20}\s{0,3}(?:[|>][-+]?\s{1,20}|!{1,2}\w{1,12}\s|&\w{1,12}\s)?"""  # the second: YAML's marks
+    rf"""(?:(?:[A-Za-z_.:]{{1,30}}\(|[\[({{:]{{1,2}})\s?{_QUOTED})?"""
+    r"""(?:[A-Za-z]{1,2}(?=["'`])|@)?(?:&quot;|&#3[49];|%22|\\+)?"""
+)
+_TELLING = re.compile(r"key|token|secret|credential|auth|_pat|-pat|dsn|session|pass|pwd|[_-]pw|value|default")
+_WEAK = re.compile(r"^\s(?i:is|was|or|to)|[({]")  # what stands between a name and much else, too
+_BARE_PASS = re.compile(r"(?:^|[\n{,;<\"'])\s{0,12}pass$")
 _NAMED_KEY = re.compile(rf"[\"'`]?({_VALUE}{{16,}})")
+_SYMBOLS = re.compile(r"(?P<quote>[\"'`])((?:(?!(?P=quote))\S){20,})(?P=quote)")
 _HEADER = re.compile(rf"[\"'`]?(?:[A-Za-z]{{3,10}} +)?({_VALUE}{{16,}})")
 _NAMED_PASSWORD = re.compile(r"\"[^\s\"]{6,}\"|'[^\s']{6,}'|[^\s\"',;}&<>\\]{6,}")
 
@@ -315,10 +395,19 @@ def _relaxed(pattern: str) -> str:
 
 _NAMES = "|".join(map(re.escape, (*_KEY_NAMES, *_PASSWORD_NAMES, "-key", " key")))
 SUSPICIOUS = "|".join(
-    [rf"(?i:(?:{_NAMES})(?:[0-9_ ]+|_[a-z0-9]+)?[\"'`\\]*\s*(?:[:=>,{{]|[\"']?value))"]
+    [
+        rf"(?i:(?:{_NAMES})(?:_[a-z0-9]+|[0-9]+)?[^a-z0-9]*(?:[:=>,{{(|→\"'`]|&quot|&#3|</|%[0-9]|is\b|was\b|value|default))",
+        r"(?i:\bpass(?:[\"'\\]*\s*[:=>]| [a-z]+=))",
+    ]
     + [f"(?:{_relaxed(shape.pattern)})" for shape in _SHAPES.values()]
 )
 """A pattern (for Python's re and for RE2, which Arrow has) that matches every text in which `found` finds something."""
+
+
+def _small(text: str) -> str:
+    """A text in small letters, as long as before: there are capitals (İ) whose small letter is two characters."""
+    small = text.lower()
+    return small if len(small) == len(text) else "".join(c.lower() if c.isascii() else c for c in text)
 
 
 def _named(text: str) -> Iterator[Found]:
@@ -327,36 +416,55 @@ def _named(text: str) -> Iterator[Found]:
     The first `_LONGEST_TOKEN` characters of a value decide, so that a text made of names takes time in proportion to
     its length.
     """
-    past = 0
-    for separator in _SEPARATOR.finditer(text):
-        start, end = separator.span()
-        if start < past:  # inside the value found last
-            continue
-        name = _name_before(text, start)
-        if name.endswith(_PASSWORD_NAMES):
-            shape, pattern, holds, group = "a password", _NAMED_PASSWORD, _password, 0
-        elif name.endswith(_KEY_NAMES) or name.endswith(("-key", " key")):
-            pattern = _HEADER if name.endswith("authorization") else _NAMED_KEY
-            shape, holds, group = "a named key", _random if name.endswith(_KEY_NAMES) else _surely_random, 1
-        else:
-            continue
-        value = pattern.match(text, end, end + _LONGEST_TOKEN)
-        if value and holds(value[group]) and (whole := pattern.match(text, end)):
-            past = whole.end(group)
-            yield Found(shape, *whole.span(group))
+    past = 0  # what came before was looked at, or is in the value found last
+    for telling in _TELLING.finditer(_small(text)):
+        for separator in _SEPARATOR.finditer(text, max(past, telling.end()), telling.end() + _LONGEST_NAME):
+            if separator.start() < past:
+                continue
+            one = _value(text, *separator.span())
+            past = one.end if one else separator.end()
+            if one:
+                yield one
+
+
+def _value(text: str, start: int, end: int) -> Found | None:
+    """What stands behind the separator text[start:end], if a name before it and the value itself say: a secret."""
+    opening = _BEFORE_A_VALUE.match(text, end)
+    end = opening.end() if opening else end
+    name, weak = _name_before(text, start), _WEAK.search(text[start:end])
+    if name.endswith(_PASSWORD_NAMES):
+        shape, pattern, group = "a password", _NAMED_PASSWORD, 0
+        holds = _drawn_password if weak else _password
+    elif name.endswith((*_KEY_NAMES, "-key", " key")) and not _PUBLIC.search(name):
+        shape, pattern, group = "a named key", _HEADER if name.endswith("authorization") else _NAMED_KEY, 1
+        holds = _random if name.endswith(_KEY_NAMES) else _surely_random
+    else:
+        return None
+    if group == 1 and (quoted := _SYMBOLS.match(text, end, end + _LONGEST_TOKEN)) and _with_symbols(quoted[2]):
+        return Found(shape, *quoted.span(2))
+    value = pattern.match(text, end, end + _LONGEST_TOKEN)
+    if value and holds(value[group]) and (whole := pattern.match(text, end)):
+        return Found(shape, *whole.span(group))
+    return None
 
 
 def _name_before(text: str, end: int) -> str:
     """The end of the name that stands before a separator, in small letters, without a number or a last part that does
     not say what the value is (`SECRET_KEY_BASE`, `API_TOKEN_2`, `name: API_TOKEN, value: …`)."""
-    name = text[max(end - _LONGEST_NAME, 0) : end].rstrip(" \t\n\"'`\\").lower()
+    name = _AFTER_A_NAME.sub("", text[max(end - _LONGEST_NAME, 0) : end]).lower()
     if name.endswith("value") and (pair := _PAIR.search(text, max(end - 2 * _LONGEST_NAME, 0), end)):
         return pair[1].lower()
     if name.endswith("default") and (block := _DEFAULT.search(text, max(end - 4 * _LONGEST_NAME, 0), end)):
         return block[1].lower()
+    if _BARE_PASS.search(name):
+        return "password"
     name = name.rstrip("0123456789 _")
     stem, joint, last = name.rpartition("_")
-    return stem if joint and stem.endswith(_KEY_NAMES) and last not in _ABOUT_A_KEY else name
+    name = stem if joint and stem.endswith(_KEY_NAMES) and last not in _ABOUT_A_KEY else name
+    if name.endswith((*_KEY_NAMES, *_PASSWORD_NAMES)):
+        return name
+    name = _TYPE.sub("", name)
+    return "password" if _BARE_PASS.search(name) else name
 
 
 _LOOSE = (  # errors repeat keys shortened or starred out
@@ -371,7 +479,8 @@ _LOOSE = (  # errors repeat keys shortened or starred out
 )
 
 
-_BY_CHANCE = (_no_words, _letters_and_digits, _surely_random)  # encoded data may meet these conditions by chance
+# Encoded data may meet these conditions by chance.
+_BY_CHANCE = (_filled, _no_words, _letters_and_digits, _surely_random)
 _BLOB = re.compile(r"[A-Za-z0-9+/_=-]*")
 _DIGEST = re.compile(r"(?i)(?:sha-?[0-9]{1,3}|md5|h1|integrity|checksum)[=:-]")
 _LONGEST_TOKEN = 1000  # characters
@@ -396,7 +505,7 @@ def found(text: str) -> Iterator[Found]:
 
 
 def _candidates(text: str) -> Iterator[Found]:
-    small = text.lower()
+    small = _small(text)
     for name, shape in _SHAPES.items():
         where = small if "(?i" in shape.pattern else text
         if not any(part in where for part in shape.parts.split(" ")):
@@ -404,6 +513,8 @@ def _candidates(text: str) -> Iterator[Found]:
         for match in re.finditer(shape.pattern, text):
             group = match.lastindex or 0
             start, end = match.span()
+            if group == 2 and (match[1] == match[2] or _PUBLIC.search(text, max(match.end(1) - 20, 0), match.end(1))):
+                continue
             if shape.holds(match.group(group)) and not (shape.holds in _BY_CHANCE and _encoded(text, start, end)):
                 yield Found(name, *match.span(group if shape.name else 0))
     yield from _named(text)

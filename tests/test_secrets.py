@@ -92,13 +92,15 @@ SECRETS = {  # a text that holds one, by whose it is
     "password, variable": "MYSQL_PWD=S3cret99",
     "password, netrc": f"machine example.org login me password {drawn(24, HEX)}",
 }
-ORDINARY = Path(__file__).with_name("fixtures").joinpath("ordinary_lines.txt").read_text("utf-8").splitlines()
 
 
-SHAPES = dict(
-    line.split("\t", 1)
-    for line in Path(__file__).with_name("fixtures").joinpath("secret_shapes.txt").read_text("utf-8").splitlines()
-)
+def lines_of(fixture: str) -> list[str]:
+    return Path(__file__).with_name("fixtures").joinpath(fixture).read_text("utf-8").splitlines()
+
+
+ORDINARY = lines_of("ordinary_lines.txt")
+SHAPES = dict(line.split("\t", 1) for line in lines_of("secret_shapes.txt"))
+SPELLINGS = lines_of("secret_spellings.txt")  # how languages and formats give a name N the value V
 NOT_FOUND = {"cloudflare origin", "together hex bare named", "pushbullet"}  # hexadecimal, or a letter, and nothing else
 
 
@@ -135,6 +137,19 @@ def test_hundreds_of_shapes_from_vendors_manuals_are_found_by_both_engines_and_h
         shown += [name] if any(piece in hidden for piece in pieces) else []
     assert len(SHAPES) >= 300
     assert (set(missed), shown, unseen) == (NOT_FOUND, [], [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["WANDB_API_KEY", "apiKey", "client_secret", "auth-token", "AccessToken", "password"])
+def test_a_name_before_a_value_tells_in_every_spelling(name):
+    missed = []
+    for spelling in SPELLINGS:
+        value = drawn(32, HEX if DRAW.random() < 0.5 else WORD)
+        text = spelling.replace("{N}", name).replace("{V}", value).replace("\\n", "\n")
+        seen = pc.match_substring_regex(pa.array([text]), SUSPICIOUS)[0].as_py()
+        missed += [] if seen and value not in redact(text, loosely=False) else [text]
+    assert len(SPELLINGS) >= 100
+    assert missed == []
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ SECRET = {
     "a Google API key": "AIza" + "x1Y2-" * 7,
     "an AWS access key": "id=AKIAIOSFODNN7EXAMPLE",
     "a GitHub token": "ghp_" + "a1" * 18,
-    "a GitLab token": "glpat-" + "x" * 20,
+    "a GitLab token": "glpat-" + "aB3dE" * 4,
     "a Slack token": "xoxb-123456789012-abcdef",
     "a provider's key": "gsk_" + "Zz9" * 8,
     "a private key": "-----BEGIN RSA PRIVATE KEY-----\nMII",
