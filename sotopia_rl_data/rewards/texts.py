@@ -7,6 +7,7 @@ are put together without a join.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,7 +64,8 @@ def _rows_per_batch(path: Path) -> int:
 class RenderedTexts:
     """Text rendered from episodes (split -> Parquet files in key order) by `prompts`.
 
-    `prompts(episode)` yields (agent, turn, prompt, completion) for each utterance of the episode.
+    `prompts(episode)` yields (agent, turn, prompt, completion) for each utterance of the episode, by (agent, turn). The
+    prompts of a long episode take many times its length, so that only some are held at a time.
     """
 
     def __init__(self, files: Mapping[str, Sequence[Path]], prompts: Prompts) -> None:
@@ -84,29 +86,26 @@ class RenderedTexts:
         size = 0
         for batch in read(self._files.get(split, ()), EPISODES.names, 16, encoded=False):
             for row in batch.to_pylist():
-                fresh = list(self._render(row_episode(row)))
-                held += fresh
-                size += sum(_length(r["prompt"]) + _length(r["completion"]) for r in fresh)
-                if size > BATCH_BYTES or len(held) > BATCH_ROWS:
-                    yield pa.RecordBatch.from_pylist(held, schema)
-                    held, size = [], 0
+                for one in self._render(row_episode(row)):
+                    held.append(one)
+                    size += _length(one["prompt"]) + _length(one["completion"])
+                    if size > BATCH_BYTES or len(held) > BATCH_ROWS:
+                        yield pa.RecordBatch.from_pylist(held, schema)
+                        held, size = [], 0
         if held:
             yield pa.RecordBatch.from_pylist(held, schema)
 
     def _render(self, episode: Episode) -> Iterator[dict[str, Any]]:
-        rendered = {(agent, turn): (prompt, completion) for agent, turn, prompt, completion in self._prompts(episode)}
         keys = sorted((turn.agent, turn.turn) for turn in episode.turns)
-        if keys != sorted(rendered):
-            odd = sorted(set(keys) ^ set(rendered))[0]
-            raise StoreError(
-                f"The prompts of the episode {episode.episode_id!r} do not match its utterances: see turn {odd[1]}.",
-                "this is a bug: report it with the name of the template",
-            )
-        for agent, turn in keys:
-            prompt, completion = rendered[agent, turn]
-            yield dict(
-                zip(COLUMNS, (episode.episode_id, episode.environment_id, agent, turn, prompt, completion), strict=True)
-            )
+        for key, rendered in zip_longest(keys, self._prompts(episode)):
+            if rendered is None or key != rendered[:2]:
+                turn = rendered[1] if rendered and rendered[:2] not in keys else key[1]
+                raise StoreError(
+                    f"The prompts of the episode {episode.episode_id!r} do not match its utterances: see turn {turn}.",
+                    "this is a bug: report it with the name of the template",
+                )
+            values = (episode.episode_id, episode.environment_id, *rendered)
+            yield dict(zip(COLUMNS, values, strict=True))
 
 
 def _length(messages: list[Message]) -> int:

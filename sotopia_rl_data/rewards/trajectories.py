@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sotopia_rl_data.errors import InputError, NotFound, StoreError
 from sotopia_rl_data.prompts import Layout, Template, layout_id, render
@@ -39,9 +40,13 @@ def with_trajectories(stage: Stage, episodes: Files, layout: Layout) -> Callable
         first = next(tables)
         stage.write("rewards", split, first.slice(0, 0))
         stage.write("trajectories", split, _schema(first.schema).empty_table())
-        for rewards, trajectories in _pairs(chain([first], tables), episodes[split], layout):
-            stage.write("rewards", split, rewards)
+        for trajectories in _made(written(chain([first], tables), split), episodes[split], layout):
             stage.write("trajectories", split, trajectories)
+
+    def written(tables: Iterable[pa.Table], split: str) -> Iterator[pa.Table]:
+        for table in tables:
+            stage.write("rewards", split, table)
+            yield table
 
     return write
 
@@ -67,8 +72,7 @@ def problems(version: Version) -> Iterator[str]:
     for split in dict.fromkeys([*stored, *rewards]):
         try:
             rows = (rows for path in rewards.get(split, ()) for rows in read_parquet(path))
-            made = (trajectories for _, trajectories in _pairs(rows, episodes.get(split, ()), layout))
-            same = _digest(made, reworded) == _digest(
+            same = _digest(_made(rows, episodes.get(split, ()), layout), reworded) == _digest(
                 (rows for path in stored.get(split, ()) for rows in read_parquet(path)), reworded
             )
             if not same:
@@ -87,15 +91,28 @@ def _digest(tables: Iterable[pa.Table], reworded: bool) -> str:
     return digest.hexdigest() if digest is not None and digest.rows else ""
 
 
-def _pairs(tables: Iterable[pa.Table], episodes: Sequence[Path], layout: Layout) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """The rewards of some whole episodes at a time, each table with its trajectories."""
+def _made(tables: Iterable[pa.Table], episodes: Sequence[Path], layout: Layout) -> Iterator[pa.Table]:
+    """The trajectories of some whole episodes at a time, whose rewards are these."""
     files = () if layout == "chat" else episodes
     rendered = Episodes("episodes", read(files, EPISODES.names, 16, encoded=False))
-    batches = (batch for table in tables for batch in table.to_batches())
+    batches = (batch for table in tables for batch in _last_prompts(table, layout).to_batches())
     for rewards in Episodes("rewards", batches).chunks(_ROWS):
         last = rewards["episode_id"][-1].as_py()
         known = {row["episode_id"]: row_episode(row) for row in rendered.until(last).to_pylist()}
-        yield rewards, _trajectories(rewards, None if layout == "chat" else known)
+        yield _trajectories(rewards, None if layout == "chat" else known)
+
+
+def _last_prompts(rewards: pa.Table, layout: Layout) -> pa.Table:
+    """The rewards without the prompts that trajectories do not need: in the layout `chat` an agent's last prompt in an
+    episode is enough, in others none is. All prompts of a long episode are many times as long as the episode."""
+    prompts = rewards["prompt"]
+    if layout == "chat" and rewards.num_rows:
+        keys = [encode(rewards[name])[0] for name in ("episode_id", "agent")]
+        last = np.append(changes(*keys)[1:], True)
+        prompts = pc.if_else(pa.array(last), prompts, pa.scalar(None, prompts.type))
+    elif layout != "chat":
+        prompts = pa.nulls(rewards.num_rows, prompts.type)
+    return rewards.set_column(rewards.schema.get_field_index("prompt"), rewards.schema.field("prompt"), prompts)
 
 
 def _schema(rewards: pa.Schema) -> pa.Schema:

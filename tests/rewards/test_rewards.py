@@ -17,9 +17,10 @@ from fixtures.rewarding import Toy, episode, judged, no_answers, prompts
 from scipy.stats import rankdata
 
 from sotopia_rl_data.errors import InputError, StoreError, UsageError
+from sotopia_rl_data.prompts import prompts_of
 from sotopia_rl_data.rewards import Recipe, preset
 from sotopia_rl_data.rewards.normalise import KNOTS, TrainValues, fit
-from sotopia_rl_data.rewards.texts import RenderedTexts, StoredTexts
+from sotopia_rl_data.rewards.texts import BATCH_BYTES, RenderedTexts, StoredTexts
 from sotopia_rl_data.schema import Episode, Score, Turn
 from sotopia_rl_data.store import Store
 from sotopia_rl_data.tables import attribution_table, rewards_schema
@@ -486,6 +487,17 @@ def test_prompts_that_miss_an_utterance_are_refused(tmp_path):
     toy = split_toy(tmp_path)
     with pytest.raises(StoreError, match="do not match its utterances"):
         toy.build(GOAL, texts=RenderedTexts(toy.episodes, lambda e: list(prompts(e))[1:]))
+
+
+def test_the_prompts_of_a_long_episode_are_held_some_at_a_time(tmp_path):
+    """All prompts of an episode are as long as the square of its turns: 320 MB for 2,000 turns of 20 words."""
+    e = episode("e", "ab" * 150, {("a", "goal"): 3.0, ("b", "goal"): 4.0})
+    long = replace(e, turns=tuple(replace(turn, text="word " * 200) for turn in e.turns))
+    texts = RenderedTexts(Toy(tmp_path, {"train": [long]}).episodes, prompts_of)
+    batches = list(texts.rows("train"))
+    assert sum(batch.num_rows for batch in batches) == 300
+    assert sum(batch.nbytes for batch in batches) > 4 * BATCH_BYTES
+    assert max(batch.nbytes for batch in batches) < 1.1 * BATCH_BYTES
 
 
 def test_a_damaged_or_missing_file_is_a_sentence(tmp_path):
