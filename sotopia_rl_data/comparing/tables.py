@@ -168,7 +168,7 @@ def talk(comparison: Comparison) -> Grid:
         "how much is said, means of episodes",
         columns,
         tuple(rows),
-        ("distinct-3", "distinct-1", "own words", "turns", *alike),
+        ("distinct-3", "distinct-1", "own words", "turns", *alike, "distinct-2"),
     )
 
 
