@@ -4,11 +4,11 @@
     python benchmarks/trainers_at_size.py --sizes 0.1,0.25,0.5,1 --folder /scratch --command rm
     python benchmarks/trainers_at_size.py --sizes 1 --folder /scratch --command loads
 
-Utterances are of 20-turn episodes, with prompts of 1,000 to 4,000 characters (`--words 0.1`: a tenth); the words are
-random. The model is tiny, and for `score` one that only counts, so that what is measured is the data. Each run is a
-process of its own; a size is run twice, the first time with an empty cache. Memory is the peak of the process's own
-(anonymous) pages and of all its pages, with those of mapped files, which the kernel drops when it needs them. `loads`
-finds the rows twenty times, each time with an empty cache.
+Utterances are of 20-turn episodes, with prompts of 1,000 to 4,000 characters (`--words 0.1`: a tenth; `--turns 4`:
+episodes of four); the words are random. The model is tiny, and for `score` one that only counts, so that what is
+measured is the data. Each run is a process of its own; a size is run twice, the first time with an empty cache. Memory
+is the peak of the process's own (anonymous) pages and of all its pages, with those of mapped files, which the kernel
+drops when it needs them. `loads` finds the rows twenty times, each time with an empty cache.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ TEXT = (
     "we could maybe share the character and swap outfits between screenings because fairness matters to me although I "
     "really want this role today so let us find a compromise that works for both of us and keeps the tradition alive"
 )
-TURNS = 20
+TURNS = 20  # of an episode
 
 
 def say(rng: random.Random, count: int) -> str:
     return " ".join(rng.choices(TEXT.split(), k=count))
 
 
-def episode_rows(number: int, words: float = 1.0) -> Iterator[dict[str, Any]]:
-    """The rewards rows of one episode, in key order; with `words` times as many words as usual."""
+def episode_rows(number: int, words: float = 1.0, turns: int = TURNS) -> Iterator[dict[str, Any]]:
+    """The rewards rows of one episode, in key order; with `words` times as many words as usual in each turn."""
     rng = random.Random(number)
     scene, goal, background = (say(rng, round(count * words)) for count in (50, 40, 45))
     scene = f"Scenario {number // 100}: {scene}.\nMia's goal: {goal}\nBen's background: {background}"
-    lengths = [round(rng.randrange(12, 40) * words) for _ in range(TURNS)]
-    said = [f"Turn #{t}: {('Mia', 'Ben')[t % 2]} said: {say(rng, lengths[t])}" for t in range(TURNS)]
-    for turn in sorted(range(TURNS), key=lambda t: (t % 2, t)):
+    lengths = [round(rng.randrange(12, 40) * words) for _ in range(turns)]
+    said = [f"Turn #{t}: {('Mia', 'Ben')[t % 2]} said: {say(rng, lengths[t])}" for t in range(turns)]
+    for turn in sorted(range(turns), key=lambda t: (t % 2, t)):
         prompt = "\n".join([f"You are {('Mia', 'Ben')[turn % 2]}. {scene}", *said[:turn], f"You are at Turn #{turn}."])
         action = '{"action_type": "speak", "argument": "' + said[turn].partition("said: ")[2] + '"}'
         yield {
@@ -60,7 +60,7 @@ def episode_rows(number: int, words: float = 1.0) -> Iterator[dict[str, Any]]:
         }
 
 
-def make(folder: Path, utterances: int, words: float = 1.0) -> None:
+def make(folder: Path, utterances: int, words: float = 1.0, turns: int = TURNS) -> None:
     """A version with this many utterances in the store at `folder`."""
     import pyarrow as pa
 
@@ -71,8 +71,8 @@ def make(folder: Path, utterances: int, words: float = 1.0) -> None:
     schema = rewards_schema(())
     with Store(folder).stage(f"size/{utterances}") as stage:
         waiting: dict[str, list[dict[str, Any]]] = {}
-        for number in range(utterances // TURNS):
-            rows = list(episode_rows(number, words))
+        for number in range(utterances // turns):
+            rows = list(episode_rows(number, words, turns))
             of_split = waiting.setdefault(split_of(rows[0]["environment_id"]), [])
             of_split += rows
             if len(of_split) >= 4000:
@@ -211,6 +211,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where datasets, caches and runs are written")
     parser.add_argument("--command", choices=[*COMMANDS, "score", "loads"], default="rm")
     parser.add_argument("--words", type=float, default=1.0, help="how long utterances are (default: 1)")
+    parser.add_argument("--turns", type=int, default=TURNS, help="utterances of an episode (default: 20)")
     parser.add_argument("--make", action="store_true", help="make the datasets, and end")
     given = parser.parse_args()
     sizes = [round(float(size) * 1e6) for size in given.sizes.split(",")]
@@ -219,7 +220,7 @@ def main() -> None:
         print("|---|---|---|--:|--:|--:|--:|--:|")
     for size in sizes:
         if given.make:
-            make(given.folder / "store", size, given.words)
+            make(given.folder / "store", size, given.words, given.turns)
         elif given.command == "loads":
             before = cpu_seconds()
             print(f"{loads(given.folder, size)} of 20 loads succeeded in {cpu_seconds() - before:.0f} CPU seconds")

@@ -64,6 +64,15 @@ def test_a_head_goes_there_and_back():
     assert RewardHead(**{k: tuple(v) if isinstance(v, list) else v for k, v in head.to_config().items()}) == head
 
 
+def test_targets_that_teach_nothing_or_are_out_of_bounds_are_refused():
+    with pytest.raises(InputError, match=r"nothing to learn: in each of the train split's 2 rows reward is 0.5\."):
+        fit(["reward"], {}, [[0.5], [0.5]])
+    with pytest.raises(InputError, match=r"go up to 1e\+300: too far") as refused:
+        fit(["reward"], {}, [[1e300], [0.0]])
+    assert "--set sentinels=VALUE" in refused.value.hint
+    assert fit(["reward"], {}, [[-1e6], [1e6]]).std == (1e6,)
+
+
 def test_a_target_without_a_value_is_refused():
     with pytest.raises(InputError, match="no value of 'knowledge'"):
         fit(["goal", "knowledge"], {}, [[0.0, np.nan], [1.0, np.nan]])

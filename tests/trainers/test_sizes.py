@@ -24,7 +24,7 @@ from benchmarks.trainers_at_size import first_step, loads, make
 
 SIZES = (250_000, 500_000, 1_000_000)
 MOST = 1_536  # MB of a process's own
-WORDS = 0.02  # words of an utterance, as a share of the usual ones: what is not text is then most of the work
+SHORT = {"words": 0.02, "turns": 4}  # dialogues of few words: what is not text is then most of the work
 
 GROWTH = """
 import json, sys, threading, time
@@ -71,7 +71,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A version of each size."""
     folder = tmp_path_factory.mktemp("sizes") / "store"
     for size in SIZES:
-        make(folder, size, WORDS)
+        make(folder, size, **SHORT)
     yield folder
     shutil.rmtree(folder)
 

@@ -24,6 +24,7 @@ from sotopia_rl_data.formats import check_fields
 Floats = NDArray[np.float64]
 KEY = "reward_head"
 FILE = f"{KEY}.json"
+LARGEST = 1e30  # a deviation
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +67,31 @@ class RewardHead:
 def fit(targets: Sequence[str], weights: Mapping[str, float], values: ArrayLike, tokenizer: str = "") -> RewardHead:
     """The head of these targets from their [N, K] train values (NaN: missing).
 
-    `std` is each one's deviation (1 for a constant target), `mean` is 0. Raises InputError where a target has no value.
+    `std` is each one's deviation (1 for a constant target), `mean` is 0. Raises InputError where a target has no value,
+    where none of them varies, or where one's deviation is beyond float32, in which heads are trained.
     """
     table = np.asarray(values, dtype=np.float64)
     for target, values_of_target in zip(targets, table.T, strict=True):
         if not np.isfinite(values_of_target).any():
             raise InputError(f"The train split has no value of {target!r}.", "name other targets with --targets")
-    std = np.nanstd(table, axis=0)
-    std = np.where(std > 1e-12, std, 1.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        std = np.nanstd(table, axis=0)
+    for target, deviation in zip(targets, std.tolist(), strict=True):
+        if not deviation < LARGEST:
+            raise InputError(
+                f"The train split's values of {target!r} go up to {np.nanmax(np.abs(table)):.3g}: too far to train on.",
+                "leave out what stands for a missing value: --set sentinels=VALUE, or --where",
+            )
+    varies = std > 1e-12
+    if not varies.any():
+        same = ", ".join(
+            f"{target} is {value:.6g}" for target, value in zip(targets, np.nanmax(table, axis=0), strict=True)
+        )
+        raise InputError(
+            f"There is nothing to learn: in each of the train split's {len(table):,} rows {same}.",
+            "label with another schema or judge, or give a wider --where",
+        )
+    std = np.where(varies, std, 1.0)
     shares = tuple(float(weights.get(target, 0.0)) for target in targets)
     if not sum(shares) > 0:
         shares = (1.0,) * len(targets)
