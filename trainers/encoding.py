@@ -173,6 +173,11 @@ class Encoder:
     def _check(self, prompt: Sequence[Message], completion: Sequence[Message]) -> None:
         """Raises InputError where the template cannot be used for the first dialogue of such roles."""
         roles = tuple(message["role"] for message in (*prompt, *(completion or ASSISTANT)))
+        if roles[-1] != "assistant":
+            raise InputError(
+                f"A completion ends with a message of the role {roles[-1]!r}, and an answer is the assistant's.",
+                "import the rows anew with completions of the role assistant",
+            )
         if roles not in self._checked:
             check_roles(self.tokenizer, roles, self.use)
             check_texts(self.tokenizer, self.plain((*prompt, *completion)), asking=not completion)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.code import check_installed
@@ -82,6 +83,8 @@ def loading_errors(name: str) -> Iterator[None]:
         from sotopia_rl_data.hub.client import why_not_found
 
         reason = why_not_found(split_revision(name)[0], error) or first_line(error).rstrip(".")
+        if isinstance(error, KeyError):
+            reason = f"one of its files has no {reason}"
         hint = "name a folder that `train` wrote, as in ./runs/rm, or a model of the Hub"
         raise NotFound(f"The model {name!r} cannot be loaded: {reason}.", hint) from error
     except RuntimeError as error:
@@ -91,6 +94,21 @@ def loading_errors(name: str) -> Iterator[None]:
             f"The weights of {name!r} do not have the shapes of the model that they are loaded into.",
             "name the base model of these weights",
         ) from error
+    except Exception as error:
+        if not _is_of_a_file(error):
+            raise
+        raise InputError(
+            f"The model {name!r} cannot be loaded: one of its files is damaged ({first_line(error).rstrip('.')}).",
+            "bring it here again, or name another model",
+        ) from error
+
+
+def _is_of_a_file(error: Exception) -> bool:
+    """Whether a library that reads files could not read one: safetensors, pickle, or tokenizers, which raises plain
+    exceptions."""
+    from safetensors import SafetensorError
+
+    return type(error) is Exception or isinstance(error, (SafetensorError, EOFError, UnpicklingError))
 
 
 @contextmanager

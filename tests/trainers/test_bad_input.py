@@ -48,11 +48,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     few: dict[str, Any] = {"episodes": 20, "turns": 2}
     make_dataset(root / "store", **few)
     make_dataset(root / "store", "toys/unlabelled", change=lambda row: row.update(reward=None), **few)
+    make_dataset(root / "store", "toys/equal", change=lambda row: row.update(reward=0.5), **few)
+    asked = [{"role": "user", "content": "and you?"}]
+    make_dataset(root / "store", "toys/questions", change=lambda row: row.update(completion=asked), **few)
     lopsided = {"splits": lambda row: "test" if row["environment_id"] == "env-1" else "train"}
     make_dataset(root / "store", "toys/lopsided", **lopsided, **few)
     import_dataset(Store(root / "store"), [samples_path()], "toys/episodes")
-    for name in ("model", "bare"):
+    for name in ("model", "bare", "torn", "unwritten"):
         make_tiny(root / name, hidden=16, layers=1)
+    (root / "torn" / "model.safetensors").write_bytes((root / "model" / "model.safetensors").read_bytes()[:500])
+    (root / "unwritten" / "tokenizer.json").write_text("{}", encoding="utf-8")
     (root / "bare" / "chat_template.jinja").unlink()
     make_tiny(root / "larger", hidden=16, layers=1)
     larger = AutoTokenizer.from_pretrained(root / "larger")
@@ -82,6 +87,10 @@ BAD = [
     ("no such column", "rm --targets goal,secret", 2, "have no column 'norm_goal'", "name other targets"),
     ("no reward", "rm --dataset toys/unlabelled", 1, "None of the 40 rows", "show toys/unlabelled"),
     ("no reward, no model", "rm --dataset toys/unlabelled --model ./no", 1, "None of the 40 rows", "show toys/unl"),
+    ("equal rewards", "rm --dataset toys/equal", 1, "nothing to learn: in each", "another schema or judge"),
+    ("questions", "rm --dataset toys/questions", 1, "ends with a message of the role 'user'", "import the rows anew"),
+    ("torn weights", "sft --model ./torn", 1, "one of its files is damaged", "bring it here again"),
+    ("torn tokenizer", "rm --model ./unwritten", 2, "one of its files has no 'added_tokens'", "name a folder"),
     ("no template", "sft --model ./bare", 1, "has no chat template", "chat_template=FILE.jinja"),
     ("larger tokenizer", "rm --model ./larger", 1, "has token ids up to", "put the tokenizer"),
     ("larger tokenizer", "sft --model ./larger", 1, "has token ids up to", "put the tokenizer"),
@@ -144,6 +153,7 @@ def test_bad_input_is_a_sentence_a_hint_and_an_exit_code(
 
 BAD_SCORE = [
     ("a policy", "toys/rewards --reward-model ./model", 1, "is not a reward model", "`train rm` wrote"),
+    ("torn weights", "toys/rewards --reward-model ./torn", 1, "one of its files is damaged", "bring it here again"),
     ("no model", "toys/rewards --reward-model ./no", 2, "there is no folder ./no", "name a folder"),
     ("another tokenizer", "toys/rewards --reward-model ./other-tokenizer", 1, "not the one it was", "put back"),
     ("no dataset", "toys/nowhere --reward-model ./rm", 2, "toys/nowhere", "sotopia-rl-data"),
