@@ -51,7 +51,7 @@ def study(
     from sotopia_rl_data.study.run import preview, run_steps
     from sotopia_rl_data.study.steps import Workshop
     from sotopia_rl_data.study.tables import tables_of
-    from sotopia_rl_data.study.writing import write_study
+    from sotopia_rl_data.study.writing import check_folder, write_study
 
     declared = read_study(file)
     ask = asking.ask_options(options | {"named": declared.models})
@@ -60,11 +60,13 @@ def study(
     if dry_run:
         _show_preview(preview(steps, work), as_json)
         return
+    output = output or Path("studies") / declared.name
+    check_folder(output)
     if declared.reward_models or any(policy.trainer for policy in declared.policies.values()):
         api.quiet_libraries(console.has_bars())
     results = run_steps(steps, work, lambda step: console.note(f"{step} …"))
     tables = tables_of(declared, results, store)
-    written = write_study(declared, tables, results, output or Path("studies") / declared.name)
+    written = write_study(declared, tables, results, output)
     _show(results, written, as_json)
     if any(made.failures for made in results.values()):
         click.get_current_context().exit(console.WITH_FAILURES)

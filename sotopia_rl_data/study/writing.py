@@ -5,6 +5,7 @@ Everything is made in a new folder beside, and takes the place of the earlier fi
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -62,12 +63,20 @@ def write_study(
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def check_folder(folder: Path) -> None:
+    """Raises StoreError where the folder could not be made or written, before there is anything to write."""
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise _unwritable(folder, OSError(errno.EACCES if place.is_dir() else errno.ENOTDIR, ""))
+
+
 def _taken_over(beside: Path, folder: Path) -> list[Path]:
     written = sorted(path.relative_to(beside) for path in beside.rglob("*") if path.is_file())
     for name in written:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(beside / name, folder / name)
     for part in ("tables", "figures"):
+        (folder / part).mkdir(exist_ok=True)
         for path in (folder / part).iterdir():
             if path.suffix in (".md", ".tex", ".png") and path.relative_to(folder) not in written:
                 path.unlink()
@@ -75,7 +84,8 @@ def _taken_over(beside: Path, folder: Path) -> list[Path]:
 
 
 def _unwritable(folder: Path, error: OSError) -> StoreError:
-    return StoreError(f"The folder {folder} cannot be written ({error.strerror}).", "name another: --output DIR")
+    reason = error.strerror or os.strerror(error.errno or errno.EIO)
+    return StoreError(f"The folder {folder} cannot be written ({reason}).", "name another: --output DIR")
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fixtures.places import ROOT
 
+from sotopia_rl_data import locks
 from sotopia_rl_data.cli import program
 from sotopia_rl_data.fake_provider.running import running
+from sotopia_rl_data.importers import samples_path
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -147,6 +150,56 @@ tables: {{cost: {{show: cost}}}}
     spent = [one["usd"] for one in json.loads(out)["steps"]]
     assert spent[1] == pytest.approx(spent[2], rel=0.2)
     assert 0.01 < sum(spent) < 1
+
+
+@pytest.mark.slow
+def test_odd_words_in_a_title_are_text_in_markdown_and_latex(run: Run, tmp_path: Path):
+    title = r"50% of <i>A|B</i> & C_{1} \\input{x} ~^ $y$ #2 \e[31m"
+    code, _, err = run(f'name: odd\ndatasets: {{e: samples}}\ntables: {{cost: {{show: cost, title: "{title}"}}}}\n')
+    assert code == 0, err
+    tex = (tmp_path / "studies/odd/tables/cost.tex").read_text()
+    told = (
+        r"\caption{50\% of \textless{}i\textgreater{}A|B\textless{}/i\textgreater{} \& C\_\{1\} "
+        r"\textbackslash{}input\{x\} \textasciitilde{}\textasciicircum{} \$y\$ \#2 \textbackslash{}x1b[31m. "
+    )
+    assert told in tex
+    page = (tmp_path / "studies/odd/README.md").read_text()
+    assert r"## 50% of \<i\>A\|B\</i\> & C\_{1} \\input{x} ~^ \$y\$ #2 \\x1b\[31m" in page
+
+
+@pytest.mark.slow
+def test_the_papers_study_can_be_planned_without_a_key_and_says_what_it_would_ask(run: Run, tmp_path: Path):
+    (tmp_path / "sotopia_pi_episodes.jsonl").write_bytes(samples_path().read_bytes())
+    (tmp_path / "people.csv").write_bytes((ROOT / "examples/paper/people.csv").read_bytes())
+    text = (ROOT / "examples/paper/study.yaml").read_text()
+    for published in ("  scenarios: all\n  profiles: sotopia\n", "  subsets: {hard: hard}\n"):
+        assert published in text
+        text = text.replace(published, "")
+    code, out, err = run(text, "--dry-run", "--json")
+    assert code == 0, err
+    asked = {one["step"]: (one["state"], one["asked"], one["usd"]) for one in json.loads(out)["steps"]}
+    assert asked["labels scaled"] == ("to do", 0, 0.0)
+    assert asked["labels direct"][1] > 100
+    assert asked["labels direct"][2] > 0
+    assert asked["evaluate sotopia-rl with gpt-4o, seed 0"] == ("to do", 2 * 2 * 13, None)  # both places, both judges
+    assert {path.name for path in tmp_path.iterdir()} == {"sotopia_pi_episodes.jsonl", "people.csv", "study.yaml"}
+
+
+ONLY_COST = "name: odd\ndatasets: {e: samples}\ntables: {cost: {show: cost}}\n"
+
+
+def test_folders_that_cannot_be_written_and_a_second_run_at_once_are_told_before_anything_is_made(
+    run: Run, tmp_path: Path
+):
+    code, _, err = run(ONLY_COST, "-o", "study.yaml/results")
+    assert (code, "The folder study.yaml/results cannot be written (Not a directory)." in err) == (1, True), err
+    code, _, err = run(ONLY_COST, "--runs", "study.yaml/runs")
+    assert (code, "study.yaml/runs cannot be written: Not a directory." in err) == (1, True), err
+    (tmp_path / "held").mkdir()
+    with locks.locked(tmp_path / "held" / ".lock"):
+        code, _, err = run(ONLY_COST, "--runs", "held")
+    assert (code, "Another run works on this study in held." in err) == (2, True), err
+    assert {path.name for path in tmp_path.iterdir()} == {"study.yaml", "held"}
 
 
 WRONG = [
