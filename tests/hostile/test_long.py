@@ -72,3 +72,23 @@ def test_an_episode_of_more_agents_than_prompts_can_tell_of_is_not_imported(tmp_
     assert kept[0] == 0, said
     assert kept[1] == 1
     assert "1,001 agents, more than 1,000" in " ".join(said.split())
+
+
+@pytest.mark.slow
+def test_a_dialogue_whose_prompts_grow_beyond_a_disk_is_not_imported_and_says_how_large_they_would_be(tmp_path: Path):
+    """A prompt has all that came before: twice the turns are four times the prompts."""
+    agents = [{"agent": name, "name": name} for name in ("ann", "bob")]
+    said = {}
+    for count, text in ((6_000, "word " * 20), (12_000, "word " * 20), (600, "word " * 5_000)):
+        turns = [
+            {"turn": i, "agent": ("ann", "bob")[i % 2], "action_type": "speak", "text": text} for i in range(count)
+        ]
+        path = tmp_path / f"{count}.jsonl"
+        path.write_text(json.dumps({"episode_id": "e", "scenario": "A quay.", "agents": agents, "turns": turns}))
+        command = ["import", str(path), "--name", f"lab/e{count}", "--store", str(tmp_path / "store")]
+        done = CliRunner().invoke(cli, command)
+        said[count] = (done.exit_code, " ".join(f"{done.output} {done.exception}".split()))
+    assert said[6_000][0] == 0, said[6_000][1]
+    assert said[12_000][0] == said[600][0] == 1
+    assert "12,000 prompts, each with all that came before, would have 10 GB, more than 4" in said[12_000][1]
+    assert "600 prompts, each with all that came before, would have 5 GB" in said[600][1]
