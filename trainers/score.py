@@ -74,6 +74,7 @@ def score_dataset(
     version, opened = open_dataset(ref, store).version, Store(store) if store else Store.default()
     with Ledger(ledger or opened.ledger) as kept:
         scores = head_scores(rows, KeptScores(kept, model), display)
+        kept.flush()
     is_keyed = {"episode_id", "agent", "turn"} <= version.manifest.columns["rewards"].keys()
     keys = None if is_keyed else MadeKeys.of(version)
     judge = judge_of(model)

@@ -67,7 +67,9 @@ def ask(plan: Plan, ledger: Ledger, options: AskOptions, prices: Prices) -> list
 
 def ask_within(plan: Plan, ledger: Ledger, options: AskOptions, prices: Prices, budget: Budget | None) -> list[Outcome]:
     """As `ask`, in this process, within a budget that is open already."""
-    return wait(_Asking(plan, ledger, options, prices, budget).ask())
+    outcomes = wait(_Asking(plan, ledger, options, prices, budget).ask())
+    ledger.flush()
+    return outcomes
 
 
 class _Asking:

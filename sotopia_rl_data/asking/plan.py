@@ -23,6 +23,7 @@ from sotopia_rl_data.display import Advance
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Outcome, Settled
+from sotopia_rl_data.ledger.segments import local_folder
 from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.store import Store
 
@@ -175,4 +176,4 @@ class AskOptions:
 
     def ledger_in(self, store: Store) -> Path:
         """The folder of raw answers: the one that was named, or the store's own."""
-        return self.ledger or store.ledger
+        return local_folder(self.ledger or store.ledger)

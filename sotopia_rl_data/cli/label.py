@@ -327,7 +327,9 @@ def ledger_merge(folders: tuple[Path, ...], path: Path | None, store: Store, as_
 def _existing_ledger(path: Path) -> Ledger:
     """Raises UsageError where there is none."""
     from sotopia_rl_data.ledger.ledger import Ledger
+    from sotopia_rl_data.ledger.segments import local_folder
 
+    path = local_folder(path)
     if not path.is_dir():
         raise UsageError(f"There is no ledger at {path}.", "name a ledger with --ledger; labelling makes one")
     return Ledger(path)

@@ -141,7 +141,7 @@ class FoldModels:
             found.append(RunScores(judge_of(model), tuple(model.head.targets), heads, total))
         return found
 
-    def labelled_rows(self, store: Path) -> list[DatasetRow]:
+    def labelled_rows(self, store: str | Path) -> list[DatasetRow]:
         """The rows that judges rewarded of the datasets that the runs were trained on, in environments that a run has
         not seen. A row of several of these versions is taken from the first."""
         found = dict[tuple[str, str, int | None], DatasetRow]()

@@ -293,7 +293,7 @@ def _draw(
     scores = models.scores(units.rows)
     predicted = prediction(scores)
     check_all_unseen(units.rows, predicted, models.runs)
-    uncertainty, warnings = _uncertainty(units, predicted, models, store.root)
+    uncertainty, warnings = _uncertainty(units, predicted, models, store.address)
     chance = _chances(units, uncertainty, settings, options.budget or 0.0)
     is_asked = units.draws(settings.seed) < chance
     if not is_asked.any():
@@ -301,7 +301,7 @@ def _draw(
     return Draw(units, scores, predicted, chance, is_asked, models.identities, warnings)
 
 
-def _uncertainty(units: Units, predicted: Floats, models: FoldModels, store: Path) -> tuple[Floats, list[str]]:
+def _uncertainty(units: Units, predicted: Floats, models: FoldModels, store: str) -> tuple[Floats, list[str]]:
     """(U,) the standard deviation of the models' error about each unit's sum: their error where they can be measured,
     by what they say, times the root of the unit's rows. And warnings."""
     rows = models.labelled_rows(store)

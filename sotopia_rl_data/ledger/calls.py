@@ -16,7 +16,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
@@ -240,16 +240,16 @@ MERGE_BELOW = 64 << 20  # bytes; compacted files below this size are merged into
 _PATIENCE_S = 5.0
 
 
-def compact(directory: Path) -> int:
-    """Move the records of all journals that no process writes into one Parquet file; returns the number of records
-    moved.
+def compact(directory: Path, only: Collection[Path] | None = None) -> int:
+    """Move the records of all journals that no process writes (or `only` of these) into one Parquet file; returns the
+    number of records moved.
 
     Does nothing where another process holds the lock for seconds, to compact or to read. Raises StoreError where the
     directory cannot be written.
     """
     try:
         with locked(directory / LOCK, _PATIENCE_S) as ours:
-            return _compact(directory) if ours else 0
+            return _compact(directory, only) if ours else 0
     except OSError as error:
         if error.errno in NO_LOCKS:
             raise StoreError(
@@ -263,14 +263,14 @@ def compact(directory: Path) -> int:
         ) from error
 
 
-def _compact(directory: Path) -> int:
+def _compact(directory: Path, only: Collection[Path] | None) -> int:
     patterns = ("calls-*.parquet", f"calls-*{SUFFIX}", "journal-*.jsonl", "calls-*.tmp")
     every = [path for pattern in patterns for path in directory.glob(pattern)]
     # `every` is listed before `live`, so that a journal that appears in between is not removed
     live = live_files(directory)
     used = {*live, *map(lines_of, live)}
     _remove(directory, [p for p in every if p not in used])
-    journals = [p for p in live if p.suffix == ".jsonl" and _closed(p)]
+    journals = [p for p in live if p.suffix == ".jsonl" and (only is None or p in only) and _closed(p)]
     small = [p for p in live if p.suffix == ".parquet" and p.stat().st_size < MERGE_BELOW]
     count, sources = 0, [*small, *journals] if journals else []
     if sources:

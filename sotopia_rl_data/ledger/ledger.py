@@ -22,6 +22,7 @@ from sotopia_rl_data.ledger.claims import Claims
 from sotopia_rl_data.ledger.index import KeyIndex, Place, end_of_records, index_of, keys_from
 from sotopia_rl_data.ledger.journal import Journal, check_writable, is_being_written
 from sotopia_rl_data.ledger.lines import Lines
+from sotopia_rl_data.ledger.segments import Segments, local_folder
 from sotopia_rl_data.store.disk import time_of_change
 
 if TYPE_CHECKING:
@@ -36,15 +37,19 @@ _LINE_GUESS = 8_192  # bytes: most records are shorter
 
 
 class Ledger:
-    """The attempts in a directory. Opening only builds the index; the first record creates the directory.
+    """The attempts in a directory, or at `s3://BUCKET/PREFIX`: then `directory` is this machine's part of them, and
+    `segments` exchanges them. Opening only builds the index; the first record creates the directory.
 
     Several processes may append at once, each to a journal of its own; `reload` shows what others have appended since
     the ledger was opened. Raises StoreError where the directory cannot be read or written.
     """
 
     def __init__(self, directory: Path | str) -> None:
-        self.directory = Path(directory)
-        self._place = os.fspath(directory)
+        self.directory = local_folder(directory)
+        self._place = os.fspath(self.directory)
+        self.segments = Segments.of(self.directory)
+        if self.segments is not None:
+            self.segments.fetch()
         self._journal = Journal(self.directory)
         self._groups: OrderedDict[tuple[Path, int], pa.Table] = OrderedDict()
         self._files: list[Path] = []
@@ -86,11 +91,21 @@ class Ledger:
         self._index.add(attempt.key, place)
         if self._questions is not None:
             self._questions.add(attempt.question, place)
+        if self.segments is not None:
+            self.segments.appended()
+
+    def flush(self) -> None:
+        """Have all attempts where a version may be made of them: in the bucket, if the ledger is there. Raises
+        StoreError where the bucket is away."""
+        if self.segments is not None:
+            self.segments.send()
 
     def check(self) -> None:
         """Raises StoreError where no attempt could be kept, before an answer is paid for. Writes nothing."""
         if self._journal.path is None:
             check_writable(self.directory)
+        if self.segments is not None:
+            self.segments.check()
 
     def attempts(self, key: str) -> list[Attempt]:
         """All attempts at a request, newest first, transport errors included. Empty where it was never sent."""
@@ -116,7 +131,11 @@ class Ledger:
         if not self.directory.is_dir():
             return 0
         self._journal.close()
-        moved = calls.compact(self.directory)
+        if self.segments is None:
+            moved = calls.compact(self.directory)
+        else:
+            with self.segments.settled() as journals:
+                moved = calls.compact(self.directory, journals)
         self.reload()
         return moved
 
@@ -181,6 +200,8 @@ class Ledger:
     def close(self) -> None:
         """Flush to the disk, let other processes compact this ledger's journal, and give up all claims."""
         self._journal.close()
+        if self.segments is not None:
+            self.segments.close()
         self.claims.close()
 
     def _read_on(self, path: Path, start: int) -> bool:

@@ -16,6 +16,7 @@ from sotopia_rl_data.ledger import calls
 from sotopia_rl_data.ledger.claims import FILE as CLAIMS
 from sotopia_rl_data.ledger.journal import is_being_written
 from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.ledger.segments import local_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Merged:
 def merge(directory: Path, sources: Sequence[Path]) -> Merged:
     """Add every attempt of the ledgers `sources` to the one in `directory`, which is made if missing. Raises UsageError
     where there is no such ledger, before anything is written, and where another merge is at work; StoreError."""
+    directory = local_folder(directory)
     for source in sources:
         _check(source, directory)
     read = added = 0

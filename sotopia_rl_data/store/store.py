@@ -144,13 +144,8 @@ class Store:
 
     @property
     def ledger(self) -> Path:
-        """The folder of raw answers that belongs to the store. Raises UsageError for a store in a bucket."""
-        if self.mirror is not None:
-            raise UsageError(
-                f"The store {self.address} is in a bucket, and answers are kept in a folder on this machine.",
-                "name it with --ledger DIR",
-            )
-        return self.root / ".ledger"
+        """Where the raw answers are that belong to the store: a folder, or an address where it is in a bucket."""
+        return Path(self.address) / ".ledger"
 
     def folder_for(self, what: str) -> Path:
         """The folder of a store on this machine, for `what` (a sentence's subject) is kept beside the datasets there.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.places import ROOT
-from fixtures.s3 import KEY, SECRET, address, s3_server  # noqa: F401
+from fixtures.s3 import KEY, SECRET, S3Server, address, s3_server  # noqa: F401
 
 from sotopia_rl_data.cli import program
 
@@ -54,10 +54,35 @@ def test_import_list_show_query_label_and_verify(address: str, run: Run, tmp_pat
     assert "may read only from the tables" in err
 
 
+def test_a_ledger_in_a_bucket_is_one_for_all_machines_and_no_version_is_made_before_it_has_all(
+    address: str,  # noqa: F811
+    s3_server: S3Server,  # noqa: F811
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = ("--store", str(tmp_path / "store"))
+    assert run("import", "--name", "lab/episodes", *here)[0] == 0
+    command = ("label", "lab/episodes", "--judge", "lexical", "--json")
+    with s3_server.away():
+        code, _, err = run(*command, "--ledger", f"{address}/.ledger", *here)
+        assert code == 1
+        assert "The bucket 'toys'" in err
+    assert [one["name"] for one in json.loads(run("list", "--json", *here)[1])] == ["lab/episodes"]
+    first = json.loads(run(*command, "--ledger", f"{address}/.ledger", *here)[1])
+    monkeypatch.setenv("SOTOPIA_RL_DATA_SPOOL", str(tmp_path / "another machine"))
+    assert run("import", "--name", "lab/episodes", "--store", address)[0] == 0
+    again = json.loads(run(*command, "--store", address)[1])  # whose own ledger is in the same place
+    assert (first["asked"], again["asked"], again["hits"]) == (186, 0, 186)
+    assert first["digest"] == again["digest"]
+    counted = run("ledger", "query", "SELECT count(*) AS n FROM calls", "--json", "--store", address)[1]
+    assert json.loads(counted) == [{"n": 186}]
+    assert "186" in run("ledger", "compact", "--store", address)[2]
+
+
 def test_what_a_bucket_cannot_do_is_said(address: str, run: Run) -> None:  # noqa: F811
     assert run("import", "--name", "lab/episodes", "--store", address)[0] == 0
     for command, said in (
-        (["label", "lab/episodes", "--judge", "lexical"], "name it with --ledger DIR"),
         (["rm", "lab/episodes"], "`rm` and `undo` do not work with the store"),
         (["undo"], "`rm` and `undo` do not work with the store"),
         (["import", "--name", "lab/more", "--pseudonymise"], "Pseudonyms do not work with the store"),
