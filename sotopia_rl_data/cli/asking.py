@@ -50,7 +50,7 @@ _OTHERS = "replay:LEDGER, lexical (offline), path/to/file.py:Name. Repeat for se
 kept = click.option(
     "--ledger",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where raw answers are kept.  [default: STORE/.ledger]",
+    help="Where raw answers are kept: a folder, or s3://BUCKET/PREFIX.  [default: STORE/.ledger]",
 )
 again = click.option("--retry-failed", is_flag=True, help="Ask once more, and only, what was answered unusably before.")
 OF_CALLS = (

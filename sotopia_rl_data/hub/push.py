@@ -114,6 +114,7 @@ def push(
     """
     began = time.monotonic()
     on_step = on_step or (lambda step, done, total: None)
+    version.fetch()
     release = dataset_release(version, repo, card, options.calls)
     _search(version, release, options, on_step)
     own_card = readme.read(version.dir)

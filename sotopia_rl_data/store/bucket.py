@@ -14,6 +14,7 @@ import datetime
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)  # pathlib 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*|")
 _CHUNK = 16 << 20  # bytes of one request: few enough to come in time on a slow line
+_CONFLICTS = 10
 _OTHERS_KNOW = (
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
@@ -61,8 +63,10 @@ class Bucket:
         found = _SCHEME.fullmatch(os.fspath(address))
         scheme, rest = (found[1].lower(), found[2].rstrip("/")) if found else ("", "")
         if scheme != "s3":
+            by_name = "; a dataset of the Hub is read by its name, ORG/NAME" if scheme == "hf" else ""
             raise UsageError(
-                f"An address that begins with {scheme}:// cannot be used here.", "name a folder, or s3://BUCKET/PREFIX"
+                f"An address that begins with {scheme}:// cannot be used here.",
+                f"name a folder, or s3://BUCKET/PREFIX{by_name}",
             )
         name, _, prefix = rest.partition("/")
         self.name: str = name
@@ -221,12 +225,16 @@ class Bucket:
     def create(self, key: str, data: bytes) -> bool:
         """Write an object where there is none; False where there is one, unless it is this one: a request whose answer
         was lost is repeated."""
-        try:
-            with self._calling() as client:
-                client.put(f"{self._prefix}{key}", data, mode="create")
-            return True
-        except FileExistsError:
-            return self.read(key)[0] == data
+        for _ in range(_CONFLICTS):
+            try:
+                with self._calling() as client:
+                    client.put(f"{self._prefix}{key}", data, mode="create")
+                return True
+            except FileExistsError:
+                with suppress(FileNotFoundError):
+                    return self.read(key)[0] == data
+            time.sleep(0.5)  # the server is at another request for this key (409), which may fail yet
+        raise self._refused("<Code>ConditionalRequestConflict</Code>")
 
 
 def _credentials(address: str) -> dict[str, str]:

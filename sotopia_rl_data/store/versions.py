@@ -67,6 +67,11 @@ class Version:
         if self.mirror is not None:
             self.mirror.keep_notes(f"{self.name}/{self.version}", self.dir)
 
+    def fetch(self) -> None:
+        """Have all files of a version in a bucket in the directory. Raises StoreError."""
+        if self.mirror is not None:
+            self.mirror.fetch(self, manifests.listed_files(self.manifest))
+
     def files(self, config: str) -> dict[str, list[Path]]:
         """The Parquet files of each split of `config`, in row order. Raises NotFound, naming the configs there are, and
         StoreError where a file is missing or has other columns than the manifest lists."""

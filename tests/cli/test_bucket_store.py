@@ -118,6 +118,13 @@ def test_bad_input_is_a_sentence_and_a_hint_soon(environment, store, said, addre
     assert set(files) <= {".lock"}
 
 
+def test_a_config_file_may_name_it(address, run, monkeypatch, tmp_path) -> None:  # noqa: F811
+    assert run("import", "--name", "lab/episodes", "--store", address)[0] == 0
+    (tmp_path / "sotopia-rl-data.toml").write_text(f'store = "{address}"\n')
+    monkeypatch.setenv("SOTOPIA_RL_DATA_CONFIG", str(tmp_path / "sotopia-rl-data.toml"))
+    assert [one["name"] for one in json.loads(run("list", "--json")[1])] == ["lab/episodes"]
+
+
 def test_credentials_may_be_those_of_a_profile(address, run, monkeypatch, tmp_path) -> None:  # noqa: F811
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)

@@ -157,6 +157,8 @@ def test_a_kill_between_sending_and_noting_it_doubles_nothing(address: str, tmp_
         shutil.copy(ledger.directory / ".bucket" / "state.json", tmp_path)
         ledger.append(an_answer(question="3"))
         ledger.flush()
+        with another_machine(tmp_path):
+            assert len(questions(address)) == 4
         shutil.copy(tmp_path / "state.json", ledger.directory / ".bucket")  # as it was before the second segment
         ledger.append(an_answer(question="4"))
         ledger.flush()

@@ -152,6 +152,13 @@ def test_a_query_over_one_column_reads_few_bytes_and_a_file_that_was_read_is_not
     assert s3_server.sent() == fetched
 
 
+def test_a_conflict_that_passes_is_no_other_writer(address, s3_server: S3Server) -> None:  # noqa: F811
+    s3_server.call("/-/conflict")
+    assert commit(Store(address), toy(1)).version.version == "v1.0.0"
+    s3_server.call("/-/conflict")
+    assert commit(Store(address), toy(2)).version.version == "v1.1.0"
+
+
 def test_a_damaged_or_missing_file_is_told_and_never_read(address, tmp_path, monkeypatch) -> None:  # noqa: F811
     (file,) = listed_files(commit(Store(address), {("episodes", "train"): episodes(1)}).version.manifest)
     key, bucket = f"{FILES}/{file.sha256}", Bucket(address)
@@ -208,6 +215,7 @@ def test_a_bucket_that_is_away_is_told_and_a_commit_leaves_nothing(address, s3_s
     [
         ("gs://toys/lab", "begins with gs://"),
         ("az://toys", "begins with az://"),
+        ("hf://datasets/org/toy", "read by its name, ORG/NAME"),
         ("s3://", "not the name of a bucket"),
         ("s3://AKIAKEY:verysecret@toys/lab", "not the name of a bucket"),
         ("s3://toys/../other", "not the name of a bucket"),
