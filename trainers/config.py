@@ -23,6 +23,8 @@ from sotopia_rl_data.trainers.settings import settings as settings_of
 ADAPTERS = ("lora", "qlora", "none")
 PACKINGS = ("auto", "tree", "none")
 ATTENTIONS = ("prefix_tree", "flex_attention")
+SIDES = ("right", "left")
+LOSSES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")  # TRL finds out at its first step
 SPLIT_BY = ("dataset", "grouped")
 BELOW_GROUP = "below"  # truncated_reward: the minimum of the group minus its spread
 GREATER_IS_BETTER = ("r2", "pearson", "spearman", "pair_accuracy")
@@ -67,8 +69,8 @@ class CommonFields:
     bf16: bool | None = None  # None: on if the accelerator supports it
 
     def __post_init__(self) -> None:
-        if self.per_device_train_batch_size < 1:  # type: ignore[attr-defined]
-            raise UsageError("per_device_train_batch_size must be at least 1.", "--set per_device_train_batch_size=1")
+        if self.max_steps == 0:  # type: ignore[attr-defined]  # transformers would take it for -1
+            raise UsageError("max_steps must be at least 1, or -1 for whole epochs.", "--set max_steps=-1")
         one_of("adapter", self.adapter, ADAPTERS)
         one_of("split_by", self.split_by, SPLIT_BY)
         self.asked_bf16 = self.bf16  # a plan is for another machine than this one
@@ -102,7 +104,9 @@ class RMConfig(CommonFields, TrainingArguments):  # type: ignore[misc]  # mypy s
         default=None, metadata={"help": "Fill each batch on a device with rows up to so many tokens."}
     )
     self_check: bool = field(default=True, metadata={"help": "Compare packed and plain scores before training."})
-    padding_side: str = field(default="right", metadata={"help": "Where rows are padded: right or left."})
+    padding_side: str = field(
+        default="right", metadata={"help": "Where rows are padded: right or left.", "choices": SIDES}
+    )
     eval_strategy: str = "epoch"
     save_strategy: str = "epoch"
     save_total_limit: int | None = 2
@@ -117,6 +121,7 @@ class RMConfig(CommonFields, TrainingArguments):  # type: ignore[misc]  # mypy s
     def __post_init__(self) -> None:
         one_of("packing", self.packing, PACKINGS)
         one_of("attention", self.attention, ATTENTIONS)
+        one_of("padding_side", self.padding_side, SIDES)
         if self.tokens_per_device_batch is not None:
             fill_batches(self)
             self.row_tokens = min(self.row_tokens, self.tokens_per_device_batch)
@@ -214,7 +219,7 @@ class PolicyGRPOConfig(CommonFields, GRPOConfig):  # type: ignore[misc]  # mypy 
     eval_on_start: bool = True
     num_generations_eval: int | None = 1
     beta: float = 0.04
-    loss_type: str = "dapo"
+    loss_type: str = field(default="dapo", metadata={"choices": LOSSES})
     temperature: float = 1.0
     num_generations: int | None = 8
     max_completion_length: int | None = 256
@@ -234,6 +239,7 @@ class PolicyGRPOConfig(CommonFields, GRPOConfig):  # type: ignore[misc]  # mypy 
                 "Hacking is seen only beside a judge that the policy is not trained on.",
                 "name one, such as another reward model, with --held-out-judge",
             )
+        one_of("loss_type", self.loss_type, LOSSES)
         if self.held_out_prompts < 8:
             raise UsageError("held_out_prompts must be at least 8.", "--set held_out_prompts=64")
         if self.eval_strategy == "no":
@@ -290,7 +296,7 @@ def configure(
     values["preset"] = preset
     try:
         return config_class(**values)
-    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
+    except (ValueError, TypeError, ArithmeticError, NotImplementedError, ImportError) as error:
         raise UsageError(
             f"The configuration is not valid: {first_line(error)}", "change the settings that it names"
         ) from error

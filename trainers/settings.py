@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -43,6 +44,14 @@ _WRITTEN = {
     dict: "a mapping",
     list: "a list",
     str: "text",
+}
+LEAST = {  # what the libraries do not refuse until they fail: the least value of each setting
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
+    **dict.fromkeys(("max_length", "max_prompt_length", "max_completion_length", "row_tokens"), 1),
+    **dict.fromkeys(("tokens_per_device_batch", "num_generations", "steps_per_generation", "lora_r", "patience"), 1),
+    **dict.fromkeys(("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "beta", "resamples"), 0),
+    **dict.fromkeys(("num_train_epochs", "seed", "data_seed", "temperature"), 0),
+    "max_steps": -1,
 }
 _EXAMPLES = {bool: "true", float: "1e-5", int: "10", dict: "'{a: 1}'", list: "a,b", str: "text"}
 
@@ -313,6 +322,11 @@ def _typed(setting: TrainingSetting, value: Any) -> Any:
         value = str(value)
     if type(value) not in types and not (type(value) is int and float in types):
         _refuse(setting, value, types)
+    if isinstance(value, float) and not math.isfinite(value):
+        _refuse(setting, value, types)
+    least = LEAST.get(setting.name)
+    if least is not None and not isinstance(value, str) and value < least:
+        raise UsageError(f"{setting.name} must be at least {least}.", f"--set {setting.name}={max(1, least)}")
     if setting.choices and isinstance(value, str) and value not in setting.choices:
         raise UsageError(f"{value!r} is not a valid {setting.name}.", f"name one of: {', '.join(setting.choices)}")
     return value

@@ -74,6 +74,7 @@ def test_lists_and_scientific_numbers_are_read_as_meant(tmp_path: Path):
         (["adapter=dora"], "is not a valid adapter"),
         (["split_by=luck"], "is not a valid split_by"),
         (["per_device_train_batch_size=0"], "must be at least 1"),
+        (["max_steps=0"], "must be at least 1, or -1 for whole epochs"),
         (["pad_token=[unclosed"], "cannot be read as a value of pad_token"),
         (["eval_strategy=often"], "is not a valid eval_strategy"),
         (["num_train_epochs=many"], "must be a number"),

@@ -117,7 +117,7 @@ def test_a_resumed_run_draws_the_same_batches(root: Path, tmp_path: Path):
     ("kind", "settings", "told", "hint"),
     [
         ("rm", ("tokens_per_device_batch=100",), "cannot hold a row of max_length=4096 tokens", "batch=4096"),
-        ("sft", ("tokens_per_device_batch=0",), "cannot hold a row of max_length=4096 tokens", "batch=4096"),
+        ("sft", ("tokens_per_device_batch=64",), "cannot hold a row of max_length=4096 tokens", "batch=4096"),
         ("sft", ("max_length=null",), "Rows have no max_length", "--set max_length=8192"),
         ("sft", ("packing=true",), "packing=true fills each row", "--set tokens_per_device_batch=null"),
         ("rm", ("tokens_per_device_batch=8192", "per_device_train_batch_size=2"), "8192 tokens or 2 rows", "leave one"),

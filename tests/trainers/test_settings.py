@@ -9,7 +9,6 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from click.testing import CliRunner
 from fixtures.places import ROOT
@@ -64,10 +63,18 @@ def yaml_types(annotation: str) -> set[str]:
         ("learning_rate=fast", "learning_rate must be a number; it is 'fast'.", "--set learning_rate=1e-5"),
         ("learning_rate=", "learning_rate must be a number; it is None.", "--set learning_rate=1e-5"),
         ("max_steps=1.5", "max_steps must be a whole number; it is 1.5.", "--set max_steps=10"),
+        ("learning_rate=.nan", "learning_rate must be a number; it is nan.", "--set learning_rate=1e-5"),
+        ("learning_rate=-1", "learning_rate must be at least 0.", "--set learning_rate=1"),
+        ("gradient_accumulation_steps=0", "gradient_accumulation_steps must be at least 1.", "steps=1"),
+        ("per_device_eval_batch_size=0", "per_device_eval_batch_size must be at least 1.", "size=1"),
+        ("max_length=0", "max_length must be at least 1.", "--set max_length=1"),
+        ("max_steps=-5", "max_steps must be at least -1.", "--set max_steps=1"),
+        ("seed=-1", "seed must be at least 0.", "--set seed=1"),
         ("max_steps=true", "max_steps must be a whole number; it is True.", "--set max_steps=10"),
         ("self_check=maybe", "self_check must be true or false; it is 'maybe'.", "--set self_check=true"),
         ("liger_kernel_config=rope", "liger_kernel_config must be a mapping; it is 'rope'.", "'{a: 1}'"),
         ("lora_target_modules=[q_proj, v_proj]", "lora_target_modules must be text; it is ['q_proj', 'v_proj'].", ""),
+        ("padding_side=middle", "'middle' is not a valid padding_side.", "name one of: right, left"),
         ("packing=dense", "'dense' is not a valid packing.", "name one of: auto, tree, none"),
         ("eval_strategy=often", "'often' is not a valid eval_strategy.", "name one of: no, steps, epoch"),
         ("lr_scheduler_type=square", "'square' is not a valid lr_scheduler_type.", "linear, cosine"),
@@ -130,7 +137,7 @@ def test_a_model_is_required_but_for_the_preset_that_makes_one(tmp_path: Path, m
     from sotopia_rl_data.trainers.tiny import model_for_samples
 
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(click.MissingParameter, match="model"):
+    with pytest.raises(UsageError, match="No model to train is named"):
         CliRunner().invoke(cli, ["train", "rm", "--dataset", "lab/x"], standalone_mode=False, catch_exceptions=False)
     tried = CliRunner().invoke(cli, ["train", "sft", "--dataset", "./none", "--preset", "tiny"], standalone_mode=False)
     assert isinstance(tried.exception, NotFound)  # of the dataset: a model is there (rm looks at the rewards first)
