@@ -1,15 +1,18 @@
 """The page of the demo, in Gradio, and the application that serves it.
 
 Each step is an event of its own, so that what is known is seen at once: what the person says, then the policy's answer,
-then the rewards. A person may go on while rewards are on their way. Neither the server nor the page contacts anybody:
+then the rewards. A person may go on while rewards are on their way. All events of a page come by one stream, which is
+kept open (`_stay`): Gradio 6.31 closes it when no event is under way, and a page that asks for something at that moment
+waits on the closed one for an answer that has come. Neither the server nor the page contacts anybody:
 Gradio's telemetry is off, fonts are the visitor's own, and the page's policy lets a browser load from here alone.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -32,6 +35,7 @@ log = logging.getLogger(__name__)
 TITLE = "Talk to a policy"
 DRAFTS = 4
 _AT_ONCE = 40  # events of a kind
+_AWAKE_S = 15  # seconds after which somebody who has gone is noticed
 _KEPT_S = 3_600  # seconds that the dialogue of somebody who has gone is kept
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -141,6 +145,7 @@ def page(host: DemoHost) -> gr.Blocks:
                         keep = gr.Button("Save", elem_id="save")
                     end = gr.HTML("", js_on_load=None)
         shown: list[Any] = [talk, status, turn]
+        blocks.load(_stay, api_name=False, show_progress="hidden", concurrency_limit=None)
         scene.change(steps.people, scene, place, api_name=False, show_progress="hidden")
         begin.click(
             steps.begin, [scene, place, policy, source], [state, told, drafts, end, *shown], api_name="begin", **_QUICK
@@ -164,6 +169,13 @@ _QUICK: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": _AT_ON
 _SLOW: dict[str, Any] = {"show_progress": "minimal", "concurrency_limit": _AT_ONCE}
 
 
+async def _stay() -> AsyncIterator[None]:
+    """An event that is under way for as long as its page is open."""
+    while True:
+        yield
+        await asyncio.sleep(_AWAKE_S)
+
+
 class _Steps:
     """What each event does; every one returns what is shown then."""
 
@@ -175,8 +187,7 @@ class _Steps:
         return gr.Radio(_people(self._host.choices.scenes[scene]), value=0)
 
     def begin(self, scene: int, place: int, policy: str, source: str) -> Iterator[Shown]:
-        """A new dialogue, in place of the one before, up to the person's turn. It is one event: while one ends, a page
-        can miss what another brings (Gradio 6.31), and a person may act as soon as the turn is theirs."""
+        """A new dialogue, in place of the one before, up to the person's turn."""
         try:
             session = DemoSession(self._host, self._host.choices.scenes[scene], place or 0, policy, source or "")
         except SotopiaDataError as error:

@@ -58,6 +58,8 @@ def test_eight_turns_by_keyboard_alone_on_a_phone_and_the_saved_rows_are_what_th
         tab.wait("/Saved: demo.talks@v1.0.0/.test(document.querySelector('.status').textContent)")
         assert tab.js("document.documentElement.scrollWidth") == 390
         assert [one for one in tab.requests if not one.startswith((url, "data:"))] == []
+        streams = [one for one in tab.requests if "/queue/data" in one]
+        assert len(streams) == 1, "an answer that comes between two streams is seen only with the next event"
         assert [one for one in tab.noise if one["params"].get("entry", {}).get("level") != "info"] == []
     store = Store(tmp_path / "store")
     saved = sorted(rows(store, "rewards"), key=lambda row: row["turn"])
