@@ -3,11 +3,13 @@
 The pages are docs/*.md and the texts at the top of the repository, which keep their place there because that is where
 people and forges look for them; README.md is the site's first page. Zensical makes them HTML. Beside each page.html
 lies its page.md, and llms.txt lists these (https://llmstxt.org). Formulas (```math blocks, as forges show them) become
-MathML, which browsers show without a script.
+MathML, which browsers show without a script. Notebooks are pages as they were kept, with their outputs and pictures.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import shutil
 import subprocess
@@ -25,6 +27,7 @@ AT_THE_TOP = {
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "reporting.md",
 }
+NOTEBOOKS = {path: path.stem.replace("_", "-") + ".md" for path in sorted(ROOT.glob("examples/notebooks/*.ipynb"))}
 CONFIG = DOCS / "zensical.toml"
 _LINK = re.compile(r"(\]\()([^)\s#]+)")
 _FORMULA = re.compile(r"^```math\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
@@ -34,7 +37,26 @@ def sources() -> dict[str, str]:
     """The site's pages by name, in Markdown whose links lead from page to page."""
     pages = {path.name: path.read_text("utf-8") for path in sorted(DOCS.glob("*.md"))}
     pages |= {page: (ROOT / name).read_text("utf-8") for name, page in AT_THE_TOP.items()}
+    pages |= {page: notebook_page(path)[0] for path, page in NOTEBOOKS.items()}
     return {name: _LINK.sub(lambda link: link[1] + _target(link[2]), text) for name, text in pages.items()}
+
+
+def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
+    """A notebook as Markdown, and its pictures by name."""
+    parts, pictures = list[str](), dict[str, bytes]()
+    for cell in json.loads(path.read_text("utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {"text/plain": output.get("text", "")})
+            if "image/png" in data:
+                name = f"{path.stem}-{len(pictures) + 1}.png"
+                pictures[name] = base64.b64decode(data["image/png"])
+                parts.append(f"![The picture that the cell makes](pictures/{name})")
+            else:
+                parts.append(f"```text\n{''.join(data['text/plain']).rstrip()}\n```")
+    parts.insert(2, f"(This page is the notebook [{path.name}](notebooks/{path.name}), with what its cells show.)")
+    return "\n\n".join(parts) + "\n", pictures
 
 
 def navigation() -> Iterator[tuple[str, str, str]]:
@@ -68,6 +90,11 @@ def build(folder: Path) -> Path:
         copy = made / path.relative_to(DOCS if path.is_relative_to(DOCS) else ROOT)
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, copy)
+    (made / "notebooks").mkdir()
+    for path in NOTEBOOKS:
+        shutil.copyfile(path, made / "notebooks" / path.name)
+        for name, picture in notebook_page(path)[1].items():
+            (made / "pictures" / name).write_bytes(picture)
     for name, text in pages.items():
         (made / name).write_text(_FORMULA.sub(_mathml, text), "utf-8")
     shutil.copyfile(CONFIG, folder / CONFIG.name)
@@ -85,8 +112,9 @@ def _target(link: str) -> str:
     """Where a relative link leads on the site, from docs/ or from the top alike."""
     if ":" in link:
         return link
-    path = link.removeprefix("../").removeprefix("docs/")
-    return AT_THE_TOP.get(path, path)
+    path = re.sub(r"^(\.\./)*(docs/)?", "", link)
+    notebooks = {one.name: page for one, page in NOTEBOOKS.items()}
+    return notebooks.get(path.removeprefix("examples/notebooks/")) or AT_THE_TOP.get(path, path)
 
 
 def _entries(nav: list[Any], section: str) -> Iterator[tuple[str, str, str]]:

@@ -287,7 +287,9 @@ def unlocked(memory_limit: str = MEMORY_LIMIT, threads: int | None = None) -> du
             "python_enable_replacements": False,
         }
     )
-    connection.execute("SET enable_progress_bar = false")  # DuckDB's progress bar would be printed on stdout
+    # DuckDB's progress bar would be printed on stdout. In a notebook without ipywidgets it has none, and refuses `SET`.
+    if connection.execute("SELECT current_setting('enable_progress_bar')").fetchall() == [(True,)]:
+        connection.execute("SET enable_progress_bar = false")
     return connection
 
 

@@ -109,6 +109,18 @@ def test_datasets_loads_by_it_and_finds_the_features_rows_and_bytes_that_it_says
     assert "reward" in default["train"].column_names
 
 
+def test_the_hubs_viewer_meets_the_conversation_as_a_chat_before_any_number(text):
+    from datasets import List, Value
+
+    chat = List({"role": Value("string"), "content": Value("string")})
+    for config, conversation in {"rewards": ["prompt", "completion"], "trajectories": ["messages"]}.items():
+        features = _infos(text)[config].features
+        assert [name for name, kind in features.items() if kind == chat] == conversation
+        names = list(features)
+        numbers = [names.index(name) for name, kind in features.items() if "float64" in str(kind)]
+        assert names.index(conversation[-1]) < min(numbers) <= 6
+
+
 def _infos(text):
     from datasets import DatasetInfo
 
