@@ -135,6 +135,11 @@ class Bucket:
             self._answered = True
         except raised.AlreadyExistsError as error:
             raise FileExistsError from error
+        except raised.InvalidPathError:
+            raise StoreError(
+                f"Below {self.address} is an object whose name cannot be used: a part of it is '..', or empty.",
+                "remove it, or name another prefix",
+            ) from None
         except (FileNotFoundError, raised.BaseError) as error:
             missing = isinstance(error, FileNotFoundError | raised.NotFoundError)
             if missing and "NoSuchBucket" not in str(error):

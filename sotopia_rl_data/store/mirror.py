@@ -37,9 +37,8 @@ from sotopia_rl_data.store.versions import Version, number
 CACHE = "SOTOPIA_RL_DATA_CACHE"
 FILES = ".files"
 _MARKS = ".objects.json"  # in a version's folder: the mark of each object that was copied there
-_BESIDE = re.compile(
-    r"(?!.*\.parquet$)[A-Za-z0-9._-]+(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?"
-)  # README.md, .hub.json, pictures
+_NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"  # nothing hidden, and no way up
+_BESIDE = re.compile(rf"(?!.*\.parquet$)({_NAME}(/{_NAME})?|\.hub\.json)")  # README.md, pictures, where it is published
 _AT_ONCE = 8
 
 

@@ -173,6 +173,21 @@ def test_a_damaged_or_missing_file_is_told_and_never_read(address, tmp_path, mon
     assert any("No such file" in problem for problem in verify(other.resolve("org/toy")).problems)
 
 
+def test_of_what_others_put_beside_a_version_only_plain_files_are_copied(address, s3_server: S3Server) -> None:  # noqa: F811
+    store = Store(address)
+    version = commit(store, toy(1)).version
+    before = tree(version.dir)
+    for beside in (".objects.json", "rewards/train-00001-of-00002.parquet", "a/b/c", ".x/y", "notes.txt"):
+        Bucket(address).write(f"org/toy/v1.0.0/{beside}", b"not ours")
+    assert store.versions("org/toy") == ["v1.0.0"]
+    assert set(tree(version.dir)) - set(before) == {"notes.txt"}
+    folder = address.removeprefix("s3:/")
+    s3_server.call(f"{folder}/org/toy/v1.0.0/x/%2e%2e/%2e%2e/README.md", "PUT")
+    with pytest.raises(StoreError, match="is an object whose name cannot be used"):
+        store.versions("org/toy")
+    assert not (version.dir.parent / "README.md").exists()
+
+
 def test_what_disappears_from_the_bucket_or_is_made_anew_is_so_in_its_mirror(address) -> None:  # noqa: F811
     store = Store(address)
     old = commit(store, toy(1)).version
