@@ -86,7 +86,10 @@ def build(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     made = folder / "pages"
     made.mkdir(parents=True)
-    for path in (*DOCS.glob("**/*.png"), *ROOT.glob("examples/*.*"), *ROOT.glob("examples/multi_turn/*.py")):
+    examples = [
+        path for pattern in ("*.*", "multi_turn/*.py", "paper/*.*") for path in ROOT.glob(f"examples/{pattern}")
+    ]
+    for path in (*DOCS.glob("**/*.png"), *examples):
         copy = made / path.relative_to(DOCS if path.is_relative_to(DOCS) else ROOT)
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, copy)
