@@ -231,6 +231,8 @@ class TrainingRun:
             need_reward=need_reward,
         )
         self.folder = RunFolder(config.output_dir)
+        if config.process_index == 0:
+            self.folder.take()
         fixed = {name: getattr(config, name) for name in MUST_STAY if hasattr(config, name)}
         rows = config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size
         fixed["rows_a_step"] = rows  # however they are divided among passes and processes
@@ -295,7 +297,9 @@ class TrainingRun:
             },
             "metrics": {split: of_split for split, of_split in metrics.items() if of_split},
         }
-        return self.folder.keep(record, trainer.is_world_process_zero())
+        kept = self.folder.keep(record, trainer.is_world_process_zero())
+        self.folder.let_go()
+        return kept
 
 
 def _kept_step(state: Any) -> int:

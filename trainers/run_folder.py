@@ -16,11 +16,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from sotopia_rl_data import locks
 from sotopia_rl_data.errors import InputError, NotFound, UsageError
 from sotopia_rl_data.formats import RUN_FORMAT, RUN_VERSION, check_number
 
 RUN, METRICS, PLOT = "run.json", "metrics.jsonl", "metrics.png"
 HELD_OUT = "held_out.jsonl"  # by evaluation: each held-out prompt's reward, and what a judge says
+_TAKEN: dict[Path, int] = {}  # the folders that this process trains into, and the handle of each one's lock
 
 
 class RunFolder:
@@ -34,6 +36,33 @@ class RunFolder:
             raise InputError(
                 f"{path} cannot be written: {error.strerror}.", "name another folder with --output"
             ) from error
+
+    def take(self) -> None:
+        """Keep other processes from training into the folder until `let_go`, or until this process ends. Raises
+        UsageError where one does. On a file system without locks, nothing is kept."""
+        place = self.path.resolve()
+        if place in _TAKEN:
+            return
+        handle = os.open(place, os.O_RDONLY | os.O_CLOEXEC)  # a folder can be locked itself, without a file in it
+        try:
+            is_free = locks.take(handle)
+        except OSError as error:
+            if error.errno not in locks.NO_LOCKS:
+                raise
+            is_free = True
+        if not is_free:
+            os.close(handle)
+            raise UsageError(
+                f"Another process is training into {self.path}.",
+                "wait for its end, or name another folder: --output DIR",
+            )
+        _TAKEN[place] = handle
+
+    def let_go(self) -> None:
+        """Let other processes train into the folder."""
+        handle = _TAKEN.pop(self.path.resolve(), None)
+        if handle is not None:
+            os.close(handle)
 
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:

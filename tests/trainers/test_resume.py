@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,30 @@ def test_a_run_whose_batches_had_rows_is_not_resumed_with_a_budget(root: Path, t
         run(root, "rm", settings[0], "resume=true", "tokens_per_device_batch=4096", "gradient_accumulation_steps=8")
     assert refused.value.hint.startswith("set per_device_train_batch_size and gradient_accumulation_steps as they were")
     assert run(root, "rm", *settings, "resume=true").checkpoint == record.parent
+
+
+def test_two_processes_do_not_train_into_one_folder(root: Path, tmp_path: Path):
+    """The lock is gone with the run, or with its process."""
+
+    def is_free() -> bool:
+        handle = os.open(tmp_path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with pytest.raises(UsageError, match="Another process is training into") as refused:
+                run(root, "rm", f"output_dir={tmp_path}")
+            assert refused.value.hint.endswith("--output DIR")
+            return True
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(handle)
+
+    assert is_free()
+    one = run(root, "rm", f"output_dir={tmp_path}")
+    run(root, "rm", f"output_dir={tmp_path}")  # the same process may begin anew, as after an error
+    assert not is_free()
+    one.folder.let_go()
+    assert is_free()
 
 
 def test_a_checkpoint_of_an_earlier_version_is_held_to_what_it_says(root: Path):
