@@ -108,7 +108,9 @@ class AnthropicBatchApi:
                 batch = server.known(name)
                 if batch.ended is None:
                     raise RequestRefused(404, "The batch has no results yet.")
-                return server.stream(server.scattered(batch, batch.lines, _result_line))
+                return server.stream(
+                    server.scattered(batch, batch.lines, _bare_line if server.told == "bare" else _result_line)
+                )
         raise RequestRefused(404, "Not found")
 
 
@@ -130,7 +132,7 @@ async def _create(server: BatchServer, raw: bytes) -> dict[str, Any]:
 def _batch_json(server: BatchServer, batch: Batch) -> dict[str, Any]:
     counts = {kind: batch.count(kind) if batch.ended else 0 for kind in get_args(Kind)}
     status = "canceling" if batch.cancelling else "in_progress"
-    return {
+    body = {
         "id": batch.id,
         "type": "message_batch",
         "processing_status": "ended" if batch.ended else status,
@@ -142,6 +144,11 @@ def _batch_json(server: BatchServer, batch: Batch) -> dict[str, Any]:
         "archived_at": None,
         "results_url": f"/v1/messages/batches/{batch.id}/results" if batch.ended else None,
     }
+    if server.told == "loud" and batch.ended:
+        body["processing_status"] = "SUCCESS"
+    if server.told == "bare":
+        del body["request_counts"]
+    return body
 
 
 def _date(seconds: float) -> str:
@@ -155,3 +162,8 @@ def _result_line(line: LineResult) -> bytes:
     elif line.kind == "errored":
         result["error"] = line.body
     return json.dumps({"custom_id": line.custom_id, "result": result}, ensure_ascii=False).encode() + b"\n"
+
+
+def _bare_line(line: LineResult) -> bytes:
+    """The result with nothing but its id and its message."""
+    return json.dumps({"custom_id": line.custom_id, "result": {"message": line.body}}).encode() + b"\n"

@@ -51,6 +51,7 @@ class Batch:
     ended: float | None = None
     refused: tuple[str, str] | None = None
     lines: list[LineResult] = field(default_factory=list)
+    looks: int = 0  # how often it was looked at since it ended
 
     def cancel(self) -> None:
         """End the batch with the requests that are finished."""
@@ -75,6 +76,11 @@ class BatchServer:
         self._born = f"{time.time_ns() // 1_000_000:x}"
         self.batches: dict[str, Batch] = {}
         self.files: dict[str, bytes] = {}
+
+    @property
+    def told(self) -> str:
+        """How batches are told, where it is not as their provider does."""
+        return self._options.batch_told
 
     def known(self, name: str) -> Batch:
         """The batch of this id. Raises RequestRefused where there is none."""

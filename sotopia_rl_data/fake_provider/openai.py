@@ -15,6 +15,7 @@ from sotopia_rl_data.fake_provider.running import ProviderOptions
 
 _MOST_LINES, _MOST_BYTES = 50_000, 200_000_000  # limits of one batch
 _KEYS, _KEY, _VALUE = 16, 64, 512  # most keys in a batch's metadata, and the greatest lengths of a key and of a value
+_LATE = 2  # how often a batch that has ended is looked at before it names its files, where it is told late
 _CODES = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
 
 
@@ -209,8 +210,15 @@ def _batch_json(server: BatchServer, batch: Batch) -> dict[str, Any]:
         body["errors"] = {"object": "list", "data": [{"code": code, "message": message, "line": None, "param": None}]}
         body["request_counts"] = {"total": 0, "completed": 0, "failed": 0}
     elif ended:
-        body["output_file_id"] = _file(server, batch, "output", ("succeeded",))
-        body["error_file_id"] = _file(server, batch, "error", ("errored", "expired"))
+        batch.looks += 1
+        if server.told != "late" or batch.looks > _LATE:
+            body["output_file_id"] = _file(server, batch, "output", ("succeeded",))
+            body["error_file_id"] = _file(server, batch, "error", ("errored", "expired"))
+        body[f"{body['status']}_at"] = int(ended)
+        if server.told == "loud":
+            body["status"] = "SUCCESS"
+    if server.told == "bare":
+        del body["request_counts"]
     return body
 
 
@@ -231,7 +239,8 @@ def _file(server: BatchServer, batch: Batch, name: str, kinds: tuple[Kind, ...])
         return None
     name = f"file-{name}-{batch.id}"
     if name not in server.files:
-        server.files[name] = b"".join(server.scattered(batch, lines, _result_line))
+        line = _bare_line if server.told == "bare" else _result_line
+        server.files[name] = b"".join(server.scattered(batch, lines, line))
     return name
 
 
@@ -243,3 +252,8 @@ def _result_line(line: LineResult) -> bytes:
     else:
         result |= {"response": {"status_code": line.status, "request_id": "", "body": line.body}, "error": None}
     return json.dumps(result, ensure_ascii=False).encode() + b"\n"
+
+
+def _bare_line(line: LineResult) -> bytes:
+    """The result with nothing but its id and its body, which is a text."""
+    return json.dumps({"custom_id": line.custom_id, "response": {"body": json.dumps(line.body)}}).encode() + b"\n"

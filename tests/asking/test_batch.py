@@ -74,6 +74,18 @@ def test_results_are_joined_by_their_id_whatever_order_gaps_doubles_and_stranger
 
 @pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("told", ["bare", "loud", "late"])
+def test_a_batch_is_fetched_once_in_whatever_words_its_end_and_its_results_are_told(
+    told: str, provider: str, tmp_path: Path
+):
+    with running(batch_told=told) as at:
+        outcome, _ = ask_in_batches(questions(6, target(provider, at)), batches(provider, at), tmp_path)
+        assert (outcome.asked, outcome.unreachable, outcome.faults) == (6, 0, 0)
+        assert at.log()["batch"]["sizes"] == [6]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("provider", PROVIDERS)
 def test_what_fails_every_time_is_given_up_after_its_tries_and_asked_again_by_the_next_run(
     provider: str, tmp_path: Path
 ):

@@ -19,7 +19,7 @@ from sotopia_rl_data.asking.batch.intent import Intent
 from sotopia_rl_data.request import Reply, Target
 
 if TYPE_CHECKING:
-    from anthropic.types.messages import MessageBatch
+    from anthropic.types.messages import MessageBatch, MessageBatchRequestCounts
 
 LIMITS = BatchLimits(requests=100_000, size_bytes=256_000_000)
 _STATUS = {
@@ -74,9 +74,9 @@ class AnthropicBatchClient(BatchClient):
             async for batch in self._sdk.messages.batches.list(limit=100):
                 if batch.id == intent.after:
                     break
-                if batch.id in known or _total(batch) != intent.count:
+                if batch.id in known or _total(batch) not in (None, intent.count):
                     continue
-                if batch.processing_status != "ended":
+                if not _has_ended(batch):
                     search = BatchSearch.UNCERTAIN
                 elif await self._is_of(batch.id, intent):
                     return batch.id
@@ -86,8 +86,9 @@ class AnthropicBatchClient(BatchClient):
         """The state of the batch. Anthropic counts the requests that are done only at the end."""
         with self._our_errors():
             retrieved = await self._sdk.messages.batches.retrieve(batch)
-        done = _total(retrieved) - retrieved.request_counts.processing
-        return BatchState(retrieved.processing_status == "ended", done)
+        total = _total(retrieved)
+        done = 0 if total is None else total - retrieved.request_counts.processing
+        return BatchState(_has_ended(retrieved), done)
 
     async def _results_files(self, batch: str) -> AsyncGenerator[AsyncIterator[bytes]]:
         async with self._sdk.messages.batches.with_streaming_response.results(batch) as response:
@@ -106,7 +107,7 @@ class AnthropicBatchClient(BatchClient):
         if not isinstance(result, dict):
             result = {}
         match result.get("type"):
-            case "succeeded":
+            case "succeeded" | None if result.get("message"):
                 return anthropic.read_message(self.target, result.get("message"))
             case "expired":
                 raise expired(self.target)
@@ -118,8 +119,16 @@ class AnthropicBatchClient(BatchClient):
         raise refusals.status_error(self.target, _STATUS.get(str(name), 500), body, {})
 
 
-def _total(batch: MessageBatch) -> int:
-    counts = batch.request_counts
+def _has_ended(batch: MessageBatch) -> bool:
+    """By its state, or by its time where a server has another word for that."""
+    return batch.processing_status == "ended" or getattr(batch, "ended_at", None) is not None
+
+
+def _total(batch: MessageBatch) -> int | None:
+    """The requests in a batch; None where a server does not count them."""
+    counts: MessageBatchRequestCounts | None = getattr(batch, "request_counts", None)
+    if counts is None:
+        return None
     return counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
 
 

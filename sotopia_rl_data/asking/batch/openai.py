@@ -72,19 +72,24 @@ class OpenAIBatchClient(BatchClient):
     async def state(self, batch: str) -> BatchState:
         with self._our_errors():
             retrieved = await self._sdk.batches.retrieve(batch)
-        counts = retrieved.request_counts
-        done = counts.completed + counts.failed if counts else 0
-        if retrieved.status != "failed":
-            return BatchState(retrieved.status in _ENDED, done, retrieved.status == "cancelled")
+        status, done = str(retrieved.status).lower(), sum(_counts(retrieved))
+        if status != "failed":  # where a server has another word for the end, its time still tells it
+            ended = status in _ENDED or any(getattr(retrieved, f"{name}_at", None) for name in _ENDED)
+            return BatchState(ended, done, status == "cancelled")
         errors = (retrieved.errors and retrieved.errors.data) or []
         reasons = "; ".join(error.message or error.code or "" for error in errors[:3]) or "no reason given"
         refused = Rejected(f"{self.target.model} at {self.target.base_url} does not take the batch: {reasons}")
         return BatchState(True, refused=refused, full=any(error.code == _FULL for error in errors))
 
     async def _results_files(self, batch: str) -> AsyncGenerator[AsyncIterator[bytes]]:
-        """The answers first, then the errors."""
+        """The answers first, then the errors. Raises Unavailable where a batch that has ended names no file for them
+        yet: what is in it was paid for."""
         retrieved = await self._sdk.batches.retrieve(batch)
-        for name in (retrieved.output_file_id, retrieved.error_file_id):
+        names, (completed, failed) = (retrieved.output_file_id, retrieved.error_file_id), _counts(retrieved)
+        has_results = failed or str(retrieved.status).lower() == "completed"
+        if (completed and not names[0]) or (has_results and not any(names)):
+            raise Unavailable(f"{self.target.model}: the batch {batch} has ended, and names no file of results yet")
+        for name in names:
             if name:
                 async with self._sdk.files.with_streaming_response.content(name) as response:
                     yield response.iter_bytes()
@@ -92,10 +97,10 @@ class OpenAIBatchClient(BatchClient):
     def _outcome(self, line: dict[str, Any]) -> Reply:
         response, error = line.get("response"), line.get("error")
         if isinstance(response, dict):
-            told = str(response.get("status_code"))
+            told = str(response.get("status_code") or 200)  # where it is missing, the body says what it is
             status = int(told) if told.isdecimal() and len(told) == 3 else 500
             if 200 <= status < 300:
-                return openai.read_completion(self.target, response.get("body"))
+                return openai.read_completion(self.target, response.get("body", response))
             raise refusals.status_error(self.target, status, response.get("body"), {})
         code = error.get("code") if isinstance(error, dict) else None
         if code == "batch_expired":
@@ -103,3 +108,10 @@ class OpenAIBatchClient(BatchClient):
         if code == "batch_cancelled":
             raise cancelled(self.target)
         raise Unavailable(f"{self.target.model}: {refusals.provider_text(error) or 'no reason given'}")
+
+
+def _counts(batch: Any) -> tuple[int, int]:
+    """How many lines are completed and how many failed, as far as the server counts them."""
+    counts = getattr(batch, "request_counts", None)
+    completed, failed = (getattr(counts, name, None) for name in ("completed", "failed"))
+    return (completed if isinstance(completed, int) else 0, failed if isinstance(failed, int) else 0)
