@@ -9,6 +9,7 @@ is made again, from the ledger as far as there are answers.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from typing import Any
 
 from sotopia_rl_data import locks
 from sotopia_rl_data.asking.estimate import Estimate
-from sotopia_rl_data.errors import InputError, NotFound, SotopiaDataError, UsageError
+from sotopia_rl_data.errors import InputError, NotFound, UsageError
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.outputs import aside
 from sotopia_rl_data.study.steps import DatasetStep, EvaluateStep, Inputs, StepResult, StudyStep, Workshop
@@ -150,16 +151,23 @@ def _note(work: Workshop, step: StudyStep, key: str, made: StepResult) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the study's folder: two runs at once would train into the same folders."""
+    """Hold the study's folder: two runs at once would train into the same folders. Raises UsageError, InputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locks.locked(folder / ".lock") as is_ours:
-            if not is_ours:
-                raise UsageError(f"Another run works on this study in {folder}.", "wait until it has ended")
-            yield
+        handle = locks.open_lock(folder / ".lock")
     except OSError as error:
-        if isinstance(error, SotopiaDataError) or error.filename is None or str(folder) not in str(error.filename):
-            raise
         raise InputError(
             f"{error.filename} cannot be written: {error.strerror}.", "name another folder: --runs DIR"
         ) from error
+    try:
+        try:
+            is_ours = locks.take(handle)
+        except OSError as error:
+            if error.errno not in locks.NO_LOCKS:
+                raise
+            is_ours = True
+        if not is_ours:
+            raise UsageError(f"Another run works on this study in {folder}.", "wait until it has ended")
+        yield
+    finally:
+        os.close(handle)

@@ -15,7 +15,7 @@ import numpy as np
 from sotopia_rl_data import statistics
 from sotopia_rl_data.agreement import OVERALL, agreement
 from sotopia_rl_data.agreement.measure import Figure
-from sotopia_rl_data.comparing import Comparison, ComparisonOptions
+from sotopia_rl_data.comparing import Comparison, ComparisonOptions, MethodContrast
 from sotopia_rl_data.comparing.diversity import distinct
 from sotopia_rl_data.comparing.measure import EVERYTHING, compare_units
 from sotopia_rl_data.comparing.methods import Unit, read_methods, tested_in
@@ -203,30 +203,19 @@ class _Tables:
         for condition in compared.conditions:
             contrasts = {contrast.b: contrast for contrast in condition.contrasts}
             place = f"{condition.scenarios}, with {condition.partner}, by {condition.evaluator}"
-            shown = []
             for means in condition.means:
                 some = _of_condition(
                     units[means.method], condition.partner, self._study.plays.subsets.get(condition.scenarios)
                 )
-                cells: list[Any] = []
+                cells: list[Cell | None] = []
                 for name in names:
-                    scored = [(unit.score(condition.evaluator, name), f"{unit.run} {unit.episode_id}") for unit in some]
-                    mean = over_episodes(
-                        [s for s, _ in scored if s is not None], [e for s, e in scored if s is not None]
-                    )
-                    contrast = contrasts.get(means.method)
-                    effect = contrast.effect(name) if contrast and contrast.pairs else None
-                    cells += [
-                        mean,
-                        Cell(effect.difference, effect.low, effect.high, "*" * effect.significant) if effect else None,
-                    ]
-                rows.append(
-                    [condition.scenarios, condition.partner, condition.evaluator, means.method, means.units, *cells]
-                )
-                shown.append((means.method, cells[0]))
-            panels.append(
-                Panel(f"{short(names[0])}, {place}", [name for name, _ in shown], [cell for _, cell in shown])
-            )
+                    cells.append(_mean_score(some, condition.evaluator, name))
+                    cells.append(_difference(contrasts.get(means.method), name))
+                head = (condition.scenarios, condition.partner, condition.evaluator, means.method, means.units)
+                rows.append([*head, *cells])
+            of_condition = rows[-len(condition.means) :]
+            title = f"{short(names[0])}, {place}"
+            panels.append(Panel(title, [row[3] for row in of_condition], [row[5] for row in of_condition]))
         heads = [head for name in names for head in (short(name), f"{short(name)} − {compared.methods[0]}’s")]
         notes = [
             f"n: agents of episodes. {_INTERVALS} The difference is that of pairs of the same scenario, agents and "
@@ -247,10 +236,7 @@ class _Tables:
                 of_pair = []
                 for policy in spec.of:
                     some = _of_condition(units[policy], partner, None)
-                    scored = [(unit.score(evaluator, name), f"{unit.run} {unit.episode_id}") for unit in some]
-                    mean = over_episodes(
-                        [s for s, _ in scored if s is not None], [e for s, e in scored if s is not None]
-                    )
+                    mean = _mean_score(some, evaluator, name)
                     of_pair.append((self._study.policies[policy].best_of, policy, len(some), mean))
                 of_pair.sort(key=lambda one: one[0])
                 rows += [[partner, evaluator, policy, drafts, n, mean] for drafts, policy, n, mean in of_pair]
@@ -265,7 +251,7 @@ class _Tables:
         for partner in self._study.plays.partners:
             for policy in spec.of:
                 some = _of_condition(units[policy], partner, None)
-                episodes = [f"{unit.run} {unit.episode_id}" for unit in some]
+                episodes = [_episode(unit) for unit in some]
                 spoken = [(text, episode) for unit, episode in zip(some, episodes, strict=True) for text in unit.speech]
                 words = over_episodes([float(len(text.split())) for text, _ in spoken], [one for _, one in spoken])
                 turns = over_episodes([float(unit.turns) for unit in some], episodes)
@@ -313,6 +299,23 @@ def over_episodes(values: Sequence[float], episodes: Sequence[str]) -> Cell:
     drawn = statistics.resampled(sums)
     low, high = statistics.percentile_interval(drawn[:, 0] / drawn[:, 1], len(places)) or (None, None)
     return Cell(float(np.mean(values)), low, high)
+
+
+def _episode(unit: Unit) -> str:
+    return f"{unit.run} {unit.episode_id}"
+
+
+def _mean_score(units: Sequence[Unit], evaluator: str, dimension: str) -> Cell:
+    scored = [unit for unit in units if unit.score(evaluator, dimension) is not None]
+    return over_episodes([unit.score(evaluator, dimension) or 0.0 for unit in scored], list(map(_episode, scored)))
+
+
+def _difference(contrast: MethodContrast | None, dimension: str) -> Cell | None:
+    """What `compare` says of a policy beside the first; None of the first itself, or where nothing makes a pair."""
+    if contrast is None or not contrast.pairs:
+        return None
+    effect = contrast.effect(dimension)
+    return Cell(effect.difference, effect.low, effect.high, "*" if effect.significant else "")
 
 
 def _rewards(version: Version) -> tuple[list[float], list[str]]:
