@@ -145,7 +145,7 @@ def score_blocks_on(
         ours.check()
         kept, done = KeptScores(ours, model), 0
         left = (block for block in rows.blocks(BATCH) if kept.known(block) is None)
-        for block, (judge, scores, seconds) in workers.map(partial(_score_block, name), left):
+        for block, (judge, scores, seconds) in workers.map(partial(_score_block, name), lambda _: left):
             if judge != judge_of(model):
                 raise InputError(
                     f"A node has another model at {name}: {judge}, and not {judge_of(model)}.",

@@ -196,12 +196,15 @@ def _workers(context: click.Context, _param: click.Parameter, value: str | None)
     return RayWorkers.parse(value, context.params.get("worker_gpus") or 0.0)
 
 
+_ON = "Do this on the nodes of a Ray cluster: ray, or ray://HOST:10001.  [default: in this process]"
+on_option = click.option("--on", "workers", metavar="RAY", callback=_workers, help=_ON)
+
+
 def workers(command: F) -> F:
     """`--on` and `--worker-gpus`."""
-    where = "Do this on the nodes of a Ray cluster: ray, or ray://HOST:10001.  [default: in this process]"
     gpus = "With --on: the GPUs of a worker, for local models; 0.5: two share one."
     return _together(
-        click.option("--on", "workers", metavar="RAY", callback=_workers, help=where),
+        on_option,
         click.option("--worker-gpus", type=click.FloatRange(0), is_eager=True, metavar="N", help=gpus),
     )(command)
 

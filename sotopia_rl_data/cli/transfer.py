@@ -7,12 +7,12 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from sotopia_rl_data.cli import console
-from sotopia_rl_data.cli.asking import check_unread, shard_option
+from sotopia_rl_data.cli.asking import check_unread, on_option, shard_option
 from sotopia_rl_data.dimensions import in_order
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.hub.resolve import resolve
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from sotopia_rl_data.importers.opinions import FileMethod
     from sotopia_rl_data.importers.options import ImportOptions
     from sotopia_rl_data.importers.own_scores import DeclaredScore
+    from sotopia_rl_data.importers.parts import Joined
     from sotopia_rl_data.shards import Shard
     from sotopia_rl_data.store import Store
 
 _NOT_JOINED = (
     *("columns", "form", "method", "shared_labels", "sentinel", "dry_run", "where", "strict", "seed", "split_by"),
-    *("scores", "licence", "pseudonymise", "shard"),
+    *("scores", "licence", "pseudonymise", "shard", "workers"),
 )
 _TURNS = 4  # of the first episode, in a dry run
 _LISTED = 20
@@ -76,6 +77,7 @@ _EXPORTS = (*_EPISODES, "trl-sft", "trl-preference", "trl-kto", "openai", "share
 @click.option("--pseudonymise", is_flag=True, help="Replace speakers' names and ids, in texts too.")
 @shard_option("Import part I of N of the episodes, by a hash of their ids; for --join.")
 @click.option("--join", is_flag=True, help="PATHS are the versions that --shard made, of all parts: make one of them.")
+@on_option
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
 @console.store_option
 @console.json_option
@@ -97,6 +99,7 @@ def import_(
     pseudonymise: bool,
     shard: Shard | None,
     join: bool,
+    workers: Any,
     version: str | None,
     store: Store,
     as_json: bool,
@@ -149,6 +152,15 @@ def import_(
             "The dataset to make has no name.",
             "add a name, as in --name lab/episodes, or --dry-run to look at it first",
         )
+    if workers is not None:
+        from sotopia_rl_data.importers.parts import import_on
+
+        if shard is not None:
+            raise UsageError("Workers import all parts, so --shard does not go with --on.", "leave one of them out")
+        with console.progress("importing", "part") as advance:
+            joined = import_on(workers, store, files, DatasetRef(name, version), options, advance)
+        _show_joined(joined, as_json)
+        return
     with console.progress("importing", "byte") as advance:
         report = import_dataset(
             store,
@@ -175,7 +187,10 @@ def _join(store: Store, parts: Sequence[Path], name: str | None, version: str | 
             "--join needs the versions of all parts, and a name for the whole.",
             "write import --join store/lab/part-*/v1.0.0 --name lab/episodes",
         )
-    joined = join(store, parts, DatasetRef(name, version))
+    _show_joined(join(store, parts, DatasetRef(name, version)), as_json)
+
+
+def _show_joined(joined: Joined, as_json: bool) -> None:
     made = joined.committed.version
     if as_json:
         told = {"version": made.ref, "directory": str(made.dir), "digest": made.digest}

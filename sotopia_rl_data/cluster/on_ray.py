@@ -14,7 +14,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -84,13 +84,16 @@ class RayWorkers:
             finally:
                 pool.close()
 
-    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
-        """Each item, with what `function` makes of it on some node; in the order in which they are ready. Some more are
-        under way than there are workers, and no item is taken before it can be. An item whose node is lost is made
-        anew. Raises AskingError where the cluster cannot be used, and what `function` raises of ours."""
+    def map(
+        self, function: Callable[[Item], Result], items: Callable[[int], Iterable[Item]]
+    ) -> Iterator[tuple[Item, Result]]:
+        """Each of the `items` for so many workers, with what `function` makes of it on some node; in the order in which
+        they are ready. Some more are under way than there are workers, and no item is taken before it can be. An item
+        whose node is lost is made anew. Raises AskingError where the cluster cannot be used, and what `function` raises
+        of ours."""
         with _connected(self.address) as ray:
             pool = _RayPool(ray, self.gpus, does=_called, retries=_RETRIES)
-            waiting, under_way = iter(items), dict[Any, Item]()
+            waiting, under_way = iter(items(pool.size)), dict[Any, Item]()
             try:
                 while True:
                     for item in islice(waiting, _AHEAD * pool.size - len(under_way)):
@@ -145,12 +148,12 @@ class _RayPool:
         from ray import cloudpickle
 
         try:
-            pickled = cloudpickle.dumps(task)
+            pickled = cloudpickle.dumps(replace(task, environment={}))
         except (TypeError, AttributeError, pickle.PicklingError) as error:
             raise UsageError(
                 f"A judge or policy of this run cannot be sent to workers: {error}.", "leave --on out, or name another"
             ) from error
-        self._running[self.task.remote(plugins.sources(), pickled, self._limiter)] = task.name
+        self._running[self.task.remote(plugins.sources(), task.environment, pickled, self._limiter)] = task.name
 
     def ended(self) -> list[tuple[str, Ended | Lost]]:
         """The shards that ended since the last call. Raises AskingError where a worker met a fault of the program."""
@@ -210,8 +213,10 @@ class _RayLimiter:
         return answer
 
 
-def _run_task(modules: Mapping[str, str], pickled: bytes, limiter: Any) -> Ended:
-    """What a Ray task does: load the plug-ins that came along, then ask."""
+def _run_task(modules: Mapping[str, str], environment: Mapping[str, str], pickled: bytes, limiter: Any) -> Ended:
+    """What a Ray task does: set the variables and load the plug-ins that came along, both of which the plan needs to be
+    unpickled, then ask."""
+    os.environ.update(environment)
     plugins.install(modules, _plugin_folder())
     return ask_shard(pickle.loads(pickled), _RayLimiter(limiter))
 

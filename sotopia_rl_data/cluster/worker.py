@@ -8,7 +8,6 @@ time, from the one place where all workers get them.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -68,7 +67,6 @@ class Ended:
 
 def ask_shard(shard: ShardTask, limiter: LimiterCalls) -> Ended:
     """Ask what is left to ask of a shard. Whatever ends it, every answer was told to the limiter."""
-    os.environ.update(shard.environment)
     with TemporaryDirectory(prefix="sotopia-rl-data-shard-") as folder:
         path = Path(folder)
         if shard.endpoints:

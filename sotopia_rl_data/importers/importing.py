@@ -22,16 +22,16 @@ from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.importers.batches import REWARDS, USUAL_SENTINEL, Batches, MetaFound, RowFilter
 from sotopia_rl_data.importers.files import ImportPlan, Source, plan
 from sotopia_rl_data.importers.formats import EXAMPLES, PEOPLES, annotated
-from sotopia_rl_data.importers.formats.format import Located
+from sotopia_rl_data.importers.formats.format import Item, Located, TrainingRow
 from sotopia_rl_data.importers.opinions import AnnotatedFiles, FileMethod, opinions_of
 from sotopia_rl_data.importers.options import ImportOptions
 from sotopia_rl_data.importers.own_scores import with_scores
-from sotopia_rl_data.importers.parts import belongs_to
 from sotopia_rl_data.importers.pseudonyms import NamesFound, key_of, with_pseudonyms
 from sotopia_rl_data.importers.reading import read_plan
 from sotopia_rl_data.importers.splits import empty_splits
 from sotopia_rl_data.refs import DatasetRef
-from sotopia_rl_data.schema import Failure
+from sotopia_rl_data.schema import Episode, Failure
+from sotopia_rl_data.shards import Shard
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.store.stage import Committed
 
@@ -167,7 +167,7 @@ class _Import:
             )
             shard = self.options.shard
             for item, record in self._treated(read):
-                if shard is None or belongs_to(shard, item):
+                if shard is None or _belongs_to(shard, item):
                     batches.add(item, record)
             batches.finish()
             if shard is not None and shard.count > 1:  # a part may be empty
@@ -229,6 +229,15 @@ class _Import:
             "skipped": list(self.plan.skipped),
             **{name: value for name, value in told.items() if value not in (None, {}, []) and value is not False},
         }
+
+
+def _belongs_to(shard: Shard, item: Item) -> bool:
+    """Whether an item is imported with this part."""
+    if isinstance(item, TrainingRow):
+        return shard.has(repr((item.prompt, item.completion)))
+    if isinstance(item, Episode):
+        return shard.has(item.episode_id)
+    return shard.has(item.episode_id or getattr(item, "source", None) or "")
 
 
 def _told_of_shared_labels(batches: Batches) -> list[str]:

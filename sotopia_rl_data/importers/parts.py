@@ -8,33 +8,29 @@ together they are the whole. Leaves out which machine does which part.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from sotopia_rl_data import tables
 from sotopia_rl_data.errors import UsageError
-from sotopia_rl_data.importers.formats.format import Item, TrainingRow
+from sotopia_rl_data.importers.importing import import_dataset
+from sotopia_rl_data.importers.options import ImportOptions
 from sotopia_rl_data.refs import DatasetRef
-from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.shards import Shard
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.store.stage import Committed, Stage
 
 _ROWS = 1_024
 
-
-def belongs_to(shard: Shard, item: Item) -> bool:
-    """Whether an item is imported with this part."""
-    if isinstance(item, TrainingRow):
-        return shard.has(repr((item.prompt, item.completion)))
-    if isinstance(item, Episode):
-        return shard.has(item.episode_id)
-    return shard.has(item.episode_id or getattr(item, "source", None) or "")
+Files = dict[str, bytes]
+"""The content of the files of a version, by their paths in its folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +64,51 @@ def join(store: Store, parts: Sequence[Path], ref: DatasetRef) -> Joined:
             provenance[name] = dict(sorted(sums.items()))
         told = {name: value for name, value in provenance.items() if value is not None or name == "where"}
         return Joined(stage.commit(versions[0].manifest.recipe, told, ref.version), dict(rows))
+
+
+class Mapper(Protocol):
+    """Workers that do something with each of several shards."""
+
+    def map(
+        self, function: Callable[[Shard], Files], items: Callable[[int], Iterable[Shard]]
+    ) -> Iterator[tuple[Shard, Files]]: ...
+
+
+def import_on(
+    workers: Mapper,
+    store: Store,
+    paths: Sequence[Path],
+    ref: DatasetRef,
+    options: ImportOptions,
+    progress: Callable[[int, int], object],
+) -> Joined:
+    """Import `paths`, which every node has, on workers, a part on each, and join the parts here. `progress(done,
+    total)` counts parts. Raises what `import_dataset` and `join` raise, and UsageError for pseudonyms, whose key is
+    the store's."""
+    if options.pseudonymise:
+        raise UsageError("Pseudonyms need one key, which is the store's, so workers give none.", "leave --on out")
+    with TemporaryDirectory(prefix="sotopia-rl-data-parts-") as folder:
+        parts: list[Path] = []
+        for shard, files in workers.map(partial(_imported, [path.resolve() for path in paths], options), _all_parts):
+            part = Path(folder) / str(shard.number)
+            for name, data in files.items():
+                (part / name).parent.mkdir(parents=True, exist_ok=True)
+                (part / name).write_bytes(data)
+            parts.append(part)
+            progress(len(parts), shard.count)
+        return join(store, parts, ref)
+
+
+def _all_parts(count: int) -> list[Shard]:
+    return [Shard(number, count) for number in range(1, count + 1)]
+
+
+def _imported(paths: Sequence[Path], options: ImportOptions, shard: Shard) -> Files:
+    """The files of a part, which a worker makes."""
+    with TemporaryDirectory(prefix="sotopia-rl-data-part-") as folder:
+        made = import_dataset(Store(folder), paths, "part/of", options=replace(options, shard=shard)).version.dir
+        files = (path for path in made.rglob("*") if path.is_file())
+        return {str(path.relative_to(made)): path.read_bytes() for path in files}
 
 
 def _check(versions: Sequence[Version]) -> None:

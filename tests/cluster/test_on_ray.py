@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -17,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from fixtures.flat_calls import label, plan_of, rollout
 from fixtures.labelling import boats, put, sim
 from fixtures.places import ROOT
 
+from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.cluster.on_ray import RayWorkers
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
@@ -83,12 +86,10 @@ def cost(provider: Running) -> float:
     return ((usage["input"] - usage["cached"]) * 1000 + usage["cached"] * 100 + usage["output"] * 4000) / 1e6
 
 
-def labelled(
-    folder: Path, *more: str, judge: str = "lexical", path: str | None = None
-) -> subprocess.CompletedProcess[str]:
+def labelled(folder: Path, *more: str, judge: str = "lexical", **variables: str) -> subprocess.CompletedProcess[str]:
     """The bundled samples, labelled by the command line, in a store of their own."""
     command = [sys.executable, "cli.py", "label", "--judge", judge, "--store", str(folder / "store"), "--json"]
-    environment = os.environ | ({} if path is None else {"PYTHONPATH": path})
+    environment = os.environ | variables
     return subprocess.run([*command, *more], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -106,6 +107,31 @@ def test_a_command_on_the_cluster_makes_the_version_of_one_process(judge: str, n
     assert digests[0]
     assert digests[1]
     assert digests[0][1] == digests[1][1]
+
+
+def test_a_key_that_only_this_machine_has_reaches_the_nodes_and_none_of_their_logs(nodes: Nodes, tmp_path: Path):
+    key = "sk-lab-0123456789abcdef0123456789abcdef"
+    with running(key=key) as provider:
+        host = provider.url.removeprefix("http://")
+        on = ["--on", f"ray://127.0.0.1:{CLIENTS}", "--key", f"{host}=LAB_KEY"]
+        done = labelled(tmp_path, *on, judge=sim(provider), LAB_KEY=key)
+        assert done.returncode in (0, 3), done.stderr
+        log = provider.log()
+        assert log["answered"] == log["requests"] > 0
+    assert key not in done.stdout + done.stderr
+    logs = Path(nodes.cluster.head_node.get_session_dir_path()) / "logs"
+    files = [path for path in logs.rglob("*") if path.is_file()]
+    assert files
+    assert [path for path in files if key.encode() in path.read_bytes()] == []
+
+
+def test_an_address_where_no_cluster_is_ends_the_run_soon_with_a_sentence(tmp_path: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        done = labelled(tmp_path, "--on", f"ray://127.0.0.1:{taken.getsockname()[1]}")
+    assert done.returncode == 1
+    assert "There is no Ray cluster at 127.0.0.1:" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_node_that_is_killed_costs_what_it_had_in_flight(
@@ -137,7 +163,7 @@ def test_a_node_that_is_killed_costs_what_it_had_in_flight(
         assert len(lost) == 1
         assert log["paid_twice"] <= lost[0]
         assert log["requests"] / took <= 100
-        assert log["statuses"].get("429", 0) < 0.1 * log["requests"]
+        assert log["statuses"].get("429", 0) < 0.2 * log["requests"]
         assert cost(provider) <= cap
         assert made.asked == 2 * episodes
         alone = Store(tmp_path / "alone")
@@ -169,11 +195,18 @@ def test_a_cluster_with_another_version_of_the_program_is_named(nodes: Nodes, tm
     other.mkdir()
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: sotopia-rl-data\nVersion: 9.9\n")
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = labelled(tmp_path, "--on", f"ray://127.0.0.1:{CLIENTS}", path=path)
+    done = labelled(tmp_path, "--on", f"ray://127.0.0.1:{CLIENTS}", PYTHONPATH=path)
     assert done.returncode == 2
     assert re.search(r"has sotopia-rl-data \S+ on Python .* and this machine has 9.9 on", done.stderr)
     assert "install sotopia-rl-data 9.9 on every node" in done.stderr
     assert Store(tmp_path / "store").names() == ["samples"]  # the bundled episodes, which are imported first
+
+
+def test_an_import_on_the_cluster_is_the_import_of_one_process(connected: Nodes, store: Store):
+    for name, more in (("lab/there", ["--on", "ray"]), ("lab/here", [])):
+        done = CliRunner().invoke(cli, ["import", "--name", name, "--store", str(store.root), *more])
+        assert done.exit_code == 0, done.output
+    assert store.resolve("lab/there").digest == store.resolve("lab/here").digest
 
 
 @pytest.mark.train

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from fixtures.flat_calls import evaluate, label, plan_of, rollout
 from fixtures.labelling import boats, put, sim
+from fixtures.places import ROOT
 from fixtures.thread_workers import ThreadWorkers
 
 from sotopia_rl_data.asking.pacing import Pacing
@@ -144,3 +147,15 @@ def test_ray_addresses_are_read_and_others_are_refused_with_an_example():
         with pytest.raises(UsageError) as told:
             RayWorkers.parse(text)
         assert "ray://HOST:10001" in told.value.hint
+
+
+@pytest.mark.slow
+def test_where_ray_is_missing_the_command_that_installs_it_is_named(tmp_path: Path):
+    command = ["label", "--judge", "lexical", "--on", "ray", "--store", str(tmp_path)]
+    program = f"import sys; sys.modules['ray'] = None; sys.argv[1:] = {command}\n"
+    program += "from sotopia_rl_data.cli.program import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "--on ray needs ray, which is not installed." in done.stderr
+    assert "[ray]" in done.stderr
+    assert Store(tmp_path).names() == ["samples"]  # the bundled episodes, which are imported first
