@@ -178,10 +178,15 @@ def parse_record(line: bytes, path: Path) -> dict[str, Any] | None:
         return None
     if start < 0 or record.keys() - _TYPES.keys():  # a torn line does not hold a whole object
         raise newer(path)
-    if not record.keys() >= _REQUIRED or not all(type(value) in _TYPES[name] for name, value in record.items()):
-        raise damaged(path, "a record lacks a field, or one has a value of the wrong type")
+    check_record(record, path)
     del record["v"]
     return record
+
+
+def check_record(record: Mapping[str, Any], path: Path) -> None:
+    """Raises StoreError where a record of the file `path` lacks a field, or one has a value of the wrong type."""
+    if not record.keys() >= _REQUIRED or not all(type(value) in _TYPES[name] for name, value in record.items()):
+        raise damaged(path, "a record lacks a field, or one has a value of the wrong type")
 
 
 def check_lines(data: bytes | mmap, path: Path) -> None:

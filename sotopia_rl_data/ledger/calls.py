@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.errors import QueryError, StoreError
 from sotopia_rl_data.formats import check_number, newer
-from sotopia_rl_data.ledger.attempt import FORMAT, Attempt, damaged, kept_usage, parse_record
+from sotopia_rl_data.ledger.attempt import FORMAT, Attempt, check_record, damaged, kept_usage, parse_record
 from sotopia_rl_data.ledger.lines import SUFFIX, lines_of, write_lines
 from sotopia_rl_data.locks import NO_LOCKS, locked, open_lock, wait
 from sotopia_rl_data.store.disk import sync_file
@@ -95,18 +95,22 @@ def calls_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield record
 
 
-def row_attempt(row: Mapping[str, Any]) -> Attempt:
-    """The Attempt that a row of `calls` holds."""
+def row_attempt(row: Mapping[str, Any], path: Path) -> Attempt:
+    """The Attempt that a row of `calls` in the file `path` holds. Raises StoreError where it holds none."""
     plain = {k: v for k, v in row.items() if k not in _USAGE}
-    usage = kept_usage([row[name] for name in _USAGE])
     plain |= {name: plain.get(name) or "" for name in ("batch", "thought", "form")}
     plain["maybe_billed"] = bool(plain.get("maybe_billed"))
-    return Attempt(**plain | {"sampling": json.loads(row["sampling"]), "usage": usage})
+    try:
+        plain["sampling"] = json.loads(row["sampling"] or "")
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"the sampling of a call is not JSON ({error})") from error
+    check_record(plain | {"v": FORMAT, "usage": None}, path)
+    return Attempt(**plain | {"usage": kept_usage([row[name] for name in _USAGE])})
 
 
 def attempts_in(path: Path) -> Iterator[Attempt]:
     """The attempts that a journal or a compacted file holds, in the order written."""
-    return map(row_attempt, calls_rows(path))
+    return (row_attempt(row, path) for row in calls_rows(path))
 
 
 def row_batches(paths: Iterable[Path]) -> Iterator[pa.RecordBatch]:

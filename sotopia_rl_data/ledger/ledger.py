@@ -254,7 +254,7 @@ class Ledger:
                 self._groups.popitem(last=False)
         else:
             self._groups.move_to_end((path, group))
-        return calls.row_attempt(table.slice(within, 1).to_pylist()[0])
+        return calls.row_attempt(table.slice(within, 1).to_pylist()[0], path)
 
 
 def _is_compacted(path: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -54,6 +55,16 @@ PROFILES = [
     {"env_id": "e", "agent_ids": ["a", "b"]},
 ]
 JUDGES = [{"name": "mine", "model": "m", "url": "http://127.0.0.1:1/v1", "price": {"input": 1, "output": 4}}]
+FLEET = [{"name": "mine", "model": "m", "urls": ["http://127.0.0.1:1/v1", "http://127.0.0.2:1/v1"], "key": "none"}]
+STUDY = {
+    "name": "tiny",
+    "datasets": {"episodes": "lab/episodes"},
+    "labels": {
+        "direct": {"judges": ["lexical"], "dimensions": ["goal"], "weights": {"goal": 1}},
+        "scaled": {"from": "direct", "rule": "scaled"},
+    },
+    "tables": {"attribution": {"show": "distributions", "of": ["direct", "scaled"]}},
+}
 PRICES = {"as_of": "2026-11-01", "hosts": {"*": {"m": [1, 1, 1, 4, 1000]}}}
 SAMPLE = [{"episode_id": "sample-boat-sale-3"}]
 
@@ -70,6 +81,7 @@ IMPORT = "import FILE --name lab/new"
 LABEL = "label lab/episodes --out lab/new --judge"
 DRY = f"{LABEL} openai:m@http://127.0.0.1:1/v1 --dry-run"
 ROLLOUT = "rollout --turns 2 --pairs 1 --out lab/new --scenarios"
+MERGE = "ledger merge FILE --ledger BESIDE"
 QUERY = "ledger query 'FROM calls' --ledger FILE"
 PLACES = [
     Place("import, lines", IMPORT, ".jsonl", [PLAIN, log(TALK)], as_lines),
@@ -89,6 +101,8 @@ PLACES = [
     Place("label --preset", f"{LABEL} lexical --preset FILE", ".yaml", GOAL_ONLY, as_yaml),
     Place("label --prices", f"{DRY} --prices FILE", ".yaml", PRICES, as_yaml),
     Place("label --judges", f"{LABEL} mine --dry-run --judges FILE", ".yaml", JUDGES, as_yaml),
+    Place("label --judges, a fleet", f"{LABEL} mine --dry-run --judges FILE", ".yaml", FLEET, as_yaml),
+    Place("study", "study FILE --dry-run", ".yaml", STUDY, as_yaml),
     Place("label --template", f"{LABEL} lexical --template FILE", ".yaml", SINGLE, as_yaml),
     Place("label --only", f"{LABEL} lexical --only FILE", ".csv", SAMPLE, as_csv),
     Place("label --judge human", f"{LABEL} human:FILE", ".csv", [], as_csv),
@@ -99,6 +113,8 @@ PLACES = [
     Place("annotate import", "annotate import FILE lab/episodes", ".csv", [], as_csv),
     Place("a journal", QUERY, ".jsonl", [], as_journal, within="journal-1.jsonl"),
     Place("a ledger to go on with", f"{DRY} --ledger FILE", ".jsonl", [], as_journal, within="journal-1.jsonl"),
+    Place("ledger merge, journals", MERGE, ".jsonl", [], as_journal, within="journal-1.jsonl"),
+    Place("ledger merge, compacted", MERGE, ".parquet", [], as_calls, within="calls-1.parquet"),
     Place("a compacted ledger", QUERY, ".parquet", [], as_calls, within="calls-1.parquet"),
 ]
 FORMS = {  # that people fill in, by the place that takes them, and the column for what they say
@@ -137,7 +153,8 @@ class Recipient:
         else:
             file.make(sent)
         before, versions = self.state(), self.versions()
-        command = [word.replace("FILE", str(sent)) for word in shlex.split(file.place.command)]
+        named = {"FILE": str(sent), "BESIDE": str(sent.with_name("merged"))}
+        command = [re.sub("FILE|BESIDE", lambda hole: named[hole[0]], one) for one in shlex.split(file.place.command)]
         done = run_unharmed(self.client, command, self.store.root)
         new = self.versions() - versions
         for ref in sorted(new):  # `label FILE` keeps the episodes, even if nothing of them can be labelled
@@ -180,12 +197,12 @@ def places(recipient: Recipient) -> list[Place]:
         judge = ("--judge", f"openai:sim-judge@{provider.openai_url}", "--dimensions", "goal", "--preset", "goal-only")
         recipient.client("label", "lab/episodes", *judge, "--out", "lab/judged", "--ledger", ledger, *store)
     (journal,) = ledger.glob("journal-*.jsonl")
-    made["a journal"] = made["a ledger to go on with"] = [
+    made["a journal"] = made["a ledger to go on with"] = made["ledger merge, journals"] = [
         json.loads(line) for line in journal.read_text("utf-8").splitlines()
     ]
     recipient.client("ledger", "compact", "--ledger", ledger)
     (calls,) = ledger.glob("calls-*.parquet")
-    made["a compacted ledger"] = pq.read_table(calls).to_pylist()
+    made["a compacted ledger"] = made["ledger merge, compacted"] = pq.read_table(calls).to_pylist()
     return [replace(one, good=made.get(one.name, one.good)) for one in PLACES]
 
 

@@ -10,11 +10,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fixtures.attempts import an_answer, an_error
 from fixtures.places import ROOT
 
-from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.errors import StoreError, UsageError
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.ledger.ledger import Attempt, Ledger
 from sotopia_rl_data.ledger.merge import Merged, merge
@@ -40,6 +42,19 @@ def test_all_calls_are_in_the_ledger_once_however_often_they_are_merged(tmp_path
     assert merge(whole, [a, b]) == Merged(read=3, added=3, asked_twice=0, unfinished=())
     assert merge(whole, [b, a]) == Merged(read=3, added=0, asked_twice=0, unfinished=())
     assert kept(whole) == sorted([first, second, third], key=lambda attempt: attempt.time)
+
+
+@pytest.mark.parametrize(("column", "value"), [("sampling", None), ("sampling", "[]"), ("key", None), ("text", None)])
+def test_a_compacted_call_without_what_every_call_has_is_a_sentence_with_its_file(tmp_path: Path, column, value):
+    whole, a = tmp_path / "whole", put(tmp_path / "a", an_answer())
+    with Ledger(a) as ledger:
+        ledger.compact()
+    (file,) = a.glob("calls-*.parquet")
+    table = pq.read_table(file)
+    spoilt = table.set_column(table.schema.get_field_index(column), column, pa.array([value], pa.string()))
+    pq.write_table(spoilt.replace_schema_metadata(table.schema.metadata), file)
+    with pytest.raises(StoreError, match=f"{file.name} is damaged"):
+        merge(whole, [a])
 
 
 def test_what_was_asked_in_two_ledgers_is_counted_and_what_one_ledger_asked_again_is_not(tmp_path: Path):
