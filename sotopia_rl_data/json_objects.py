@@ -95,3 +95,12 @@ def _unbalanced(text: str) -> list[str]:
 
 def _no_constant(name: str) -> Any:
     raise BadAnswer(f"{name} is not a number of JSON")
+
+
+def storable(text: str) -> str:
+    """Lone surrogates (legal in JSON, not in UTF-8) become U+FFFD, so that files, hashes and tokenizers can take it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.formats import newer
+from sotopia_rl_data.json_objects import storable
 from sotopia_rl_data.request import Finish, Reply, Request, Usage, usage_of
 from sotopia_rl_data.secrets import redact
 
@@ -119,13 +120,13 @@ def answered(request: Request, key: str, question: str, reply: Reply, seconds: f
     return Attempt(
         *_origin(request, key, question),
         "answer",
-        text=_storable(reply.text),
+        text=storable(reply.text),
         finish=reply.finish,
-        returned_model=_storable(reply.model),
+        returned_model=storable(reply.model),
         usage=None if reply.usage == Usage() else reply.usage,
         seconds=round(seconds, 4),
         batch=batch,
-        thought=_storable(reply.thought),
+        thought=storable(reply.thought),
         form=reply.form,
     )
 
@@ -146,7 +147,7 @@ def failed(
         *_origin(request, key, question),
         "error",
         usage=None if tokens is None else Usage(*tokens),
-        error=redact(_storable(error)),
+        error=redact(storable(error)),
         seconds=round(seconds, 4),
         batch=batch,
         maybe_billed=maybe_billed,
@@ -223,12 +224,3 @@ def _origin(request: Request, key: str, question: str) -> tuple[str, str, float,
     """The first fields of an Attempt that ends now: the request's hashes, the time, the target and the sample."""
     target = request.target
     return key, question, time.time(), target.provider, target.base_url, target.model, target.sampling, request.sample
-
-
-def _storable(text: str) -> str:
-    """Lone surrogates (legal in JSON, not in UTF-8) become U+FFFD, so that a row can be written as Parquet."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text

@@ -19,19 +19,20 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import chain
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException as PlainHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sotopia_rl_data.code import code
 from sotopia_rl_data.errors import AskingError, BudgetSpent, SotopiaDataError, Unavailable
+from sotopia_rl_data.json_objects import storable
 from sotopia_rl_data.serve.scoring import BatchedScoring, Full
 from sotopia_rl_data.serve.sources import RewardSource
 from sotopia_rl_data.store.columns import first_line
@@ -41,18 +42,22 @@ MOST_COMPLETIONS = 4_096  # of a request
 _OPEN = ("/health", "/metrics", "/docs", "/openapi.json")  # without a token
 
 
+Text = Annotated[str, AfterValidator(storable)]
+"""A text of a request. JSON may have half a character in it (U+D800), which no tokenizer and no ledger can take."""
+
+
 class ChatMessage(BaseModel):
     """One message of a chat."""
 
     role: Literal["system", "user", "assistant"]
-    content: str
+    content: Text
 
 
 class ScoreItem(BaseModel):
     """A completion as the answer to a prompt; each a text or a list of messages."""
 
-    prompt: str | list[ChatMessage]
-    completion: str | list[ChatMessage]
+    prompt: Text | list[ChatMessage]
+    completion: Text | list[ChatMessage]
 
 
 class ScoreRequest(BaseModel):
@@ -73,8 +78,8 @@ class ScoreResponse(BaseModel):
 class RemoteRewardRequest(BaseModel):
     """What OpenRLHF sends: each query is a prompt with its completion, as one text."""
 
-    query: list[str] = Field(min_length=1, max_length=MOST_COMPLETIONS)
-    prompts: list[str]
+    query: list[Text] = Field(min_length=1, max_length=MOST_COMPLETIONS)
+    prompts: list[Text]
     labels: list[Any] | None = None
 
 
@@ -89,7 +94,7 @@ class RemoteRewardResponse(BaseModel):
 class ClassifyRequest(BaseModel):
     """What vLLM's /classify takes: texts that are rendered already."""
 
-    input: str | list[str]
+    input: Text | list[Text]
     model: str | None = None
 
 

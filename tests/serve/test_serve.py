@@ -135,6 +135,22 @@ def test_what_cannot_be_answered_is_a_sentence_and_a_hint(path, body, status, sa
     assert answer.json()["hint"]
 
 
+def test_half_a_character_in_a_request_is_read_as_an_unknown_one(server):
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    rewards = []
+    for text in (rb"yes \ud800", rb"yes \ufffd"):
+        for body in (
+            b'{"prompt": "hi", "completion": "%s"}',
+            b'{"prompt": [{"role": "user", "content": "%s"}], "completion": "no"}',
+        ):
+            answer = httpx2.post(
+                f"{server.url}/score", content=b'{"items": [%s]}' % (body % text), headers=headers, timeout=500
+            )
+            assert answer.status_code == 200, answer.text
+            rewards.append(answer.json()["rewards"])
+    assert rewards[:2] == rewards[2:]
+
+
 def test_a_bad_request_among_good_ones_fails_alone(server):
     async def together() -> list[int]:
         headers = {"Authorization": f"Bearer {TOKEN}"}
