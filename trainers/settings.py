@@ -48,9 +48,10 @@ _WRITTEN = {
 LEAST = {  # what the libraries do not refuse until they fail: the least value of each setting
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
     **dict.fromkeys(("max_length", "max_prompt_length", "max_completion_length", "row_tokens"), 1),
-    **dict.fromkeys(("tokens_per_device_batch", "num_generations", "steps_per_generation", "lora_r", "patience"), 1),
+    **dict.fromkeys(("tokens_per_device_batch", "steps_per_generation", "lora_r", "lora_alpha", "patience"), 1),
     **dict.fromkeys(("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "beta", "resamples"), 0),
     **dict.fromkeys(("num_train_epochs", "seed", "data_seed", "temperature"), 0),
+    "num_generations": 2,
     "max_steps": -1,
 }
 _EXAMPLES = {bool: "true", float: "1e-5", int: "10", dict: "'{a: 1}'", list: "a,b", str: "text"}
@@ -326,7 +327,8 @@ def _typed(setting: TrainingSetting, value: Any) -> Any:
         _refuse(setting, value, types)
     least = LEAST.get(setting.name)
     if least is not None and not isinstance(value, str) and value < least:
-        raise UsageError(f"{setting.name} must be at least {least}.", f"--set {setting.name}={max(1, least)}")
+        usual = setting.default if setting.default not in ("", "null") else least
+        raise UsageError(f"{setting.name} must be at least {least}.", f"--set {setting.name}={usual}")
     if setting.choices and isinstance(value, str) and value not in setting.choices:
         raise UsageError(f"{value!r} is not a valid {setting.name}.", f"name one of: {', '.join(setting.choices)}")
     return value
