@@ -55,6 +55,13 @@ _SCROLLED = """new MutationObserver(() => {
   if (log) log.scrollTop = log.scrollHeight;
 }).observe(element, { childList: true, subtree: true });"""
 _SPOKEN = "element.setAttribute('role', 'status');"
+# In Gradio 6.31 a menu's list of options has no name. (It also stays when Tab leaves the menu: see demo.css.)
+_MENUS = """document.addEventListener('focusin', event => {
+  if (event.target.getAttribute('role') === 'combobox') setTimeout(() => {
+    const list = document.getElementById(event.target.getAttribute('aria-controls'));
+    if (list) list.setAttribute('aria-label', event.target.getAttribute('aria-label'));
+  });
+});"""
 _FONT = ("ui-sans-serif", "system-ui", "sans-serif")
 
 Shown = tuple[Any, ...]
@@ -109,7 +116,7 @@ def page(host: DemoHost) -> gr.Blocks:
     steps, choices = _Steps(host), host.choices
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
         state = gr.State(None, time_to_live=_KEPT_S)
-        gr.HTML(_introduction(host), js_on_load=None)
+        gr.HTML(_introduction(host), js_on_load=_MENUS)
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=300):
                 scene = _menu("Scenario", [(_title(one), i) for i, one in enumerate(choices.scenes)])
