@@ -67,7 +67,7 @@ def status_error(target: Target, status: int, body: object, headers: Mapping[str
         or (status >= 500 and status != _NOT_IMPLEMENTED)
         or (is_limit and status not in (401, 413) and status >= 400)
     ):
-        limited = 429 if is_limit and status < 500 else status
+        limited = 429 if names & _RATE or (is_limit and status < 500) else status
         return Unavailable(text, "run the same command again later", status=limited, retry_after=wait)
     if status < 400:
         where = redact(headers.get("location", "another URL").partition("?")[0])

@@ -211,6 +211,8 @@ TARGET = Target("openai", "m", "http://127.0.0.1:1/v1")
         (413, {"code": "rate_limit_exceeded"}, {"retry-after": "1"}, Rejected, 413),
         (401, {"code": "x"}, {"retry-after": "1"}, Rejected, 401),
         (503, {}, {"retry-after": "1"}, Unavailable, 503),
+        (500, {"code": "rate_limit_exceeded"}, {}, Unavailable, 429),
+        (500, {"code": "x"}, {}, Unavailable, 500),
         (301, {}, {}, Rejected, 301),
     ],
 )
