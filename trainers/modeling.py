@@ -87,28 +87,27 @@ def loading_errors(name: str) -> Iterator[None]:
             reason = f"one of its files has no {reason}"
         hint = "name a folder that `train` wrote, as in ./runs/rm, or a model of the Hub"
         raise NotFound(f"The model {name!r} cannot be loaded: {reason}.", hint) from error
-    except RuntimeError as error:
+    except Exception as error:
+        if _is_of_a_file(error):
+            raise InputError(
+                f"The model {name!r} cannot be loaded: one of its files is damaged ({first_line(error).rstrip('.')}).",
+                "bring it here again, or name another model",
+            ) from error
         if type(error) is not RuntimeError:  # a subclass is an accelerator's error, such as out of memory
             raise
         raise InputError(
             f"The weights of {name!r} do not have the shapes of the model that they are loaded into.",
             "name the base model of these weights",
         ) from error
-    except Exception as error:
-        if not _is_of_a_file(error):
-            raise
-        raise InputError(
-            f"The model {name!r} cannot be loaded: one of its files is damaged ({first_line(error).rstrip('.')}).",
-            "bring it here again, or name another model",
-        ) from error
 
 
 def _is_of_a_file(error: Exception) -> bool:
     """Whether a library that reads files could not read one: safetensors, pickle, or tokenizers, which raises plain
-    exceptions."""
+    exceptions; or JSON has a list where an object is meant, or brackets without end."""
     from safetensors import SafetensorError
 
-    return type(error) is Exception or isinstance(error, (SafetensorError, EOFError, UnpicklingError))
+    of_json = (TypeError, AttributeError, IndexError, RecursionError)
+    return type(error) is Exception or isinstance(error, (SafetensorError, EOFError, UnpicklingError, *of_json))
 
 
 @contextmanager

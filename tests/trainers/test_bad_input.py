@@ -54,10 +54,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lopsided = {"splits": lambda row: "test" if row["environment_id"] == "env-1" else "train"}
     make_dataset(root / "store", "toys/lopsided", **lopsided, **few)
     import_dataset(Store(root / "store"), [samples_path()], "toys/episodes")
-    for name in ("model", "bare", "torn", "unwritten"):
+    for name in ("model", "bare", "torn", "unwritten", "listed", "deep"):
         make_tiny(root / name, hidden=16, layers=1)
     (root / "torn" / "model.safetensors").write_bytes((root / "model" / "model.safetensors").read_bytes()[:500])
     (root / "unwritten" / "tokenizer.json").write_text("{}", encoding="utf-8")
+    (root / "listed" / "adapter_config.json").write_text("[]", encoding="utf-8")
+    (root / "deep" / "config.json").write_text("[" * 100_000, encoding="utf-8")
     (root / "bare" / "chat_template.jinja").unlink()
     make_tiny(root / "larger", hidden=16, layers=1)
     larger = AutoTokenizer.from_pretrained(root / "larger")
@@ -154,6 +156,8 @@ def test_bad_input_is_a_sentence_a_hint_and_an_exit_code(
 BAD_SCORE = [
     ("a policy", "toys/rewards --reward-model ./model", 1, "is not a reward model", "`train rm` wrote"),
     ("torn weights", "toys/rewards --reward-model ./torn", 1, "one of its files is damaged", "bring it here again"),
+    ("a list", "toys/rewards --reward-model ./listed", 1, "one of its files is damaged", "bring it here again"),
+    ("deep JSON", "toys/rewards --reward-model ./deep", 1, "one of its files is damaged", "bring it here again"),
     ("no model", "toys/rewards --reward-model ./no", 2, "there is no folder ./no", "name a folder"),
     ("another tokenizer", "toys/rewards --reward-model ./other-tokenizer", 1, "not the one it was", "put back"),
     ("no dataset", "toys/nowhere --reward-model ./rm", 2, "toys/nowhere", "sotopia-rl-data"),
