@@ -282,12 +282,15 @@ def _fewer_rows(config: Any) -> dict[str, Any]:
 
 
 def _fewer_tokens(config: Any) -> dict[str, Any]:
-    """The same step from batches of half the tokens, where those still hold the longest row."""
-    most = getattr(config, "tokens_per_device_batch", None)
-    if not most or most // 2 < config.max_length:
+    """The same step from batches that hold the longest row and little more."""
+    most: int = getattr(config, "tokens_per_device_batch", None) or 0
+    parts = most // config.max_length if most else 0
+    if parts < 2:
         return {}
-    changed = {"tokens_per_device_batch": most // 2}
-    return changed | {"gradient_accumulation_steps": 2 * config.gradient_accumulation_steps}
+    changed = {"tokens_per_device_batch": most // parts}
+    if config.kind == "rm" and config.row_tokens > most // parts:
+        changed["row_tokens"] = most // parts
+    return changed | {"gradient_accumulation_steps": parts * config.gradient_accumulation_steps}
 
 
 def _shorter_rows(config: Any) -> dict[str, Any]:
