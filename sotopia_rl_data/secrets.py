@@ -12,25 +12,34 @@ the shape of a key nor a name before it nor is in the environment cannot be reco
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import re
 from bisect import bisect
 from collections.abc import Callable, Iterator
 from functools import cache
-from itertools import pairwise
 from typing import NamedTuple
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
+
+from sotopia_rl_data.secret_values import (
+    has_no_words,
+    has_symbols,
+    is_anything,
+    is_basic,
+    is_drawn_password,
+    is_long_and_random,
+    is_made_of_words,
+    is_mixed,
+    is_not_filled,
+    is_password,
+    is_password_in_url,
+    is_surely_random,
+    looks_random,
+)
 
 HIDDEN = "[hidden]"
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PAT|CREDENTIALS?)$", re.IGNORECASE)
 _SHORTEST = 8  # characters; shorter values (TOKENIZERS_TOKEN=1 …) would blank out ordinary words
-_WORD = re.compile(r"[A-Z]?[a-z]{0,15}|[A-Z]{1,15}|[0-9]{1,4}|v[0-9]{1,3}")
-_PART_OF_A_NAME = re.compile(rf"{_WORD.pattern}|[0-9]{{5,8}}|[a-z]{{1,12}}[0-9]")  # numbered names: oauth2, 000123
-_CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}|[A-Z]{2,}(?![a-z]))+")
-_PLACEHOLDER = re.compile(r"^(?:[<>{}()\[$%]|arn:|urn:)|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example)")
 _URL = re.compile(r"""https?://[^\s'"\\]*[^\s'"\\:]""")
-_PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 
 
 class Found(NamedTuple):
@@ -52,283 +61,191 @@ class _Shape(NamedTuple):
     name: bool = False
 
 
-def _words(text: str, word: re.Pattern[str] = _WORD) -> bool:
-    """Whether a text is made of words and short numbers, as names of files and models are."""
-    parts = [part for part in re.split(r"[-_./]+", text) if part]
-    return len(parts) > 1 and all(word.fullmatch(part) for part in parts)
-
-
-def _filled(text: str) -> bool:
-    """Whether a text with the form of a key may be one: not the form filled with one character (hf_xxxxxxxx)."""
-    return 3 * sum(len(run[0]) for run in re.finditer(r"(.)\1{7,}", text)) < len(text)
-
-
-def _no_words(text: str) -> bool:
-    return not _words(text) and _filled(text)
-
-
-def _letters_and_digits(text: str) -> bool:
-    return _no_words(text) and any(c.isdigit() for c in text) and _changes(text)[0] > 0.2
-
-
-def _always(_: str) -> bool:
-    return True
-
-
-def _changes(text: str) -> tuple[float, int]:
-    """How often small letters, capitals and digits take turns in a text (0 to 1), and how many of the three it has."""
-    kinds = ["d" if c.isdigit() else "l" if c.islower() else "u" for c in text if c.isalnum()]
-    return sum(a != b for a, b in pairwise(kinds)) / max(len(kinds), 1), len(set(kinds))
-
-
-def _random(text: str) -> bool:
-    """Whether a text behind a telling name looks drawn at random."""
-    text = _PERCENT.sub("", text).rstrip("=")
-    changes, kinds = _changes(text)
-    if (
-        _PLACEHOLDER.search(text)
-        or _words(text, _PART_OF_A_NAME)
-        or len(set(text)) < 6
-        or kinds == 1
-        or not _filled(text)
-    ):
-        return False
-    if any(c.isdigit() for c in text):
-        return changes > 0.08
-    return len(text) >= 16 and changes > 0.25 and not all(map(_CAMEL_CASE.fullmatch, re.findall("[A-Za-z]+", text)))
-
-
-def _surely_random(text: str) -> bool:
-    """Whether a text with nothing but a prefix before it was drawn from letters and digits: of three kinds (0.62 of all
-    neighbours then differ in kind), or of small letters and digits (0.4 differ), if it is long and not hexadecimal;
-    identifiers of answers and files are words, short, or hexadecimal."""
-    changes, kinds = _changes(text)
-    return changes > (0.4 if kinds == 3 else 0.28) and (
-        kinds == 3 or bool(re.search("[a-z0-9]{30}", text) and re.search("[g-z]", text) and re.search("[0-9]", text))
-    )
-
-
-def _long_and_random(text: str) -> bool:
-    return len(text) >= 16 and _surely_random(text)
-
-
-def _password(text: str) -> bool:
-    """Whether what follows the name of a password is one: not a plain word, or quoted."""
-    quoted = text[:1] in "\"'"
-    text = text.strip("\"'").rstrip(".,;:!?)]")
-    if _PLACEHOLDER.search(text) or len(text) < 6 or _words(text) or "://" in text or text[:1] in "/~":
-        return False
-    plain = re.fullmatch(r"_?[A-Za-z][a-z]*(?:[A-Z][a-z]+)*|[A-Z_]+|[0-9.,:]{1,9}|(.)\1*", text)
-    return not plain or (quoted and len(text) >= 12)
-
-
-def _drawn_password(text: str) -> bool:
-    """Whether what stands behind the name of a password, but not clearly as its value, was drawn at random."""
-    text = text.strip("\"'")
-    return _random(text) if len(text) >= 16 else _surely_random(text)
-
-
-def _with_symbols(text: str) -> bool:
-    """Whether a quoted text was drawn from letters, digits and punctuation: no blanks, and not an address or code."""
-    marks = {c for c in text if not c.isalnum()}
-    return len(marks) >= 4 and _changes(text)[0] > 0.2 and any(map(str.isdigit, text)) and "://" not in text
-
-
-def _in_url(text: str) -> bool:
-    """Whether the password in a URL is one, and not the word that stands for it in a manual."""
-    return len(text) > 3 and not re.fullmatch(r"(?i)pass(word|wd)?|pwd|pw|secret|token|key|x+|\*+|[<{$%\[].*", text)
-
-
-def _basic(text: str) -> bool:
-    """Whether a text is `user:password` in base64."""
-    try:
-        plain = base64.b64decode(text + "=" * (-len(text) % 4), validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
-        return False
-    return ":" in plain and plain.isprintable()
-
-
 _TAIL = r"[A-Za-z0-9_-]"
 _VALUE = r"[A-Za-z0-9+/_.~=:%|!-]"
 # Read by Python's re and by RE2, which Arrow has (no lookaround, no atomic groups).
 _SHAPES = {
-    "an API key (sk-…)": _Shape(rf"\bsk[-.]({_TAIL}{{20,}}(?:\.{_TAIL}+)*)", _no_words, "sk- sk."),
-    "a Hugging Face token": _Shape(r"\b(?:hf_|api_org_)[A-Za-z0-9]{30,}", _filled, "hf_ api_org_"),
-    "a Google API key": _Shape(rf"\bAIza{_TAIL}{{35}}", _filled, "AIza"),
+    "an API key (sk-…)": _Shape(rf"\bsk[-.]({_TAIL}{{20,}}(?:\.{_TAIL}+)*)", has_no_words, "sk- sk."),
+    "a Hugging Face token": _Shape(r"\b(?:hf_|api_org_)[A-Za-z0-9]{30,}", is_not_filled, "hf_ api_org_"),
+    "a Google API key": _Shape(rf"\bAIza{_TAIL}{{35}}", is_not_filled, "AIza"),
     "a Google OAuth secret": _Shape(
-        rf"\b(?:ya29\.|GOCSPX-|1//0)({_TAIL}{{20,}}(?:\.{_TAIL}+)*)", _no_words, "ya29. GOCSPX- 1//0"
+        rf"\b(?:ya29\.|GOCSPX-|1//0)({_TAIL}{{20,}}(?:\.{_TAIL}+)*)", has_no_words, "ya29. GOCSPX- 1//0"
     ),
-    "an AWS access key": _Shape(r"\b(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}\b", _filled, "AKIA ASIA ABIA ACCA"),
+    "an AWS access key": _Shape(r"\b(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}\b", is_not_filled, "AKIA ASIA ABIA ACCA"),
     "a GitHub token": _Shape(
         r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{22,})",
-        _filled,
+        is_not_filled,
         "ghp_ gho_ ghu_ ghs_ ghr_ github_pat_",
     ),
-    "a GitLab token": _Shape(rf"\bgl(?:pat|[a-z]{{0,3}}t|oas|agent)-({_TAIL}{{20,}}(?:\.{_TAIL}+)*)", _no_words, "gl"),
-    "a Slack token": _Shape(r"\bx(?:ox[a-z]|app)(?:\.xox[a-z])?-([A-Za-z0-9-]{10,})", _no_words, "xox xapp-"),
+    "a GitLab token": _Shape(
+        rf"\bgl(?:pat|[a-z]{{0,3}}t|oas|agent)-({_TAIL}{{20,}}(?:\.{_TAIL}+)*)", has_no_words, "gl"
+    ),
+    "a Slack token": _Shape(r"\bx(?:ox[a-z]|app)(?:\.xox[a-z])?-([A-Za-z0-9-]{10,})", has_no_words, "xox xapp-"),
     "a provider's key": _Shape(
         rf"\b(?:gsk_|xai-|pplx-|nvapi-|r8_|tgp_v1_|fw_|csk-|jina_|lsv2_[a-z]{{2}}_|pa-|dapi)({_TAIL}{{20,}})",
-        _no_words,
+        has_no_words,
         "gsk_ xai- pplx- nvapi- r8_ tgp_v1_ fw_ csk- jina_ lsv2_ pa- dapi",
     ),
     "a Stripe key": _Shape(
         r"\b(?:[sr]k_(?:live|test)_[A-Za-z0-9]{10,}|whsec_[A-Za-z0-9+/=]{20,})",
-        _filled,
+        is_not_filled,
         "k_live_ k_test_ whsec_",
     ),
-    "an npm token": _Shape(r"\bnpm_[A-Za-z0-9]{30,}", _filled, "npm_"),
-    "a PyPI token": _Shape(rf"\bpypi-({_TAIL}{{16,}})", _no_words, "pypi-"),
-    "a SendGrid key": _Shape(rf"\bSG\.({_TAIL}{{16,}}\.{_TAIL}{{16,}})", _no_words, "SG."),
+    "an npm token": _Shape(r"\bnpm_[A-Za-z0-9]{30,}", is_not_filled, "npm_"),
+    "a PyPI token": _Shape(rf"\bpypi-({_TAIL}{{16,}})", has_no_words, "pypi-"),
+    "a SendGrid key": _Shape(rf"\bSG\.({_TAIL}{{16,}}\.{_TAIL}{{16,}})", has_no_words, "SG."),
     "a service's token": _Shape(
         r"\b(?:dckr_[a-z]{3}_|shp[a-z]{2}_|do[a-z]_v1_|hv[sbr]\.|tskey-[a-z]+-|ATATT3x|ATCTT3x|sq0[a-z]{3}-|NR[A-Z]{2}-|"
         r"PMAK-|AGE-SECRET-KEY-1|dp\.[a-z]{2,5}\.|EAA|FLW[A-Z]*SECK[-_]|gl(?:sa|c)_|pscale_[a-z]+_|sbp_|rubygems_|figd_|"
         r"ntn_|sntry[a-z]_|lin_[a-z]+_|ops_|key-|AKCp|fm[0-9][a-z]?_|FlyV1 |sq[apu]_|bk[a-z]{2}_|pul-|rpa_|esecret_|"
         r"xkeysib-|A3-|pat-[a-z]{2}[0-9]-|access_token\$[a-z]+\$|LTAI|dt0c01\.|EZ[AT]K|GR1348941|eyJrIjoi|p8e-|sha256~|"
         r"s-s4t2[a-z]{2}-|API-|atlasv1\.|sm_[aps]at_|HRKU-)([A-Za-z0-9_=+/$-]{20,})",
-        _letters_and_digits,
+        is_mixed,
         "dckr_ shp _v1_ hvs. hvb. hvr. tskey- ATATT3x ATCTT3x sq0 NR PMAK- AGE- dp. EAA FLW glsa_ glc_ pscale_ sbp_ "
         "rubygems_ figd_ ntn_ sntry lin_ ops_ key- AKCp fm1 fm2 FlyV1 sqa_ sqp_ squ_ bk pul- rpa_ esecret_ xkeysib- "
         "pat- A3- access_token$ LTAI dt0c01. EZAK EZTK GR1348941 eyJrIjoi p8e- sha256~ s-s4t2 API- atlasv1. sm_ HRKU-",
     ),
     "a key of a hosted model": _Shape(
-        r"\b(?:sk_[0-9a-f]{40,}|a[ks]-[A-Za-z0-9]{22}|GOOG1[A-Z0-9]{50,})\b", _letters_and_digits, "sk_ ak- as- GOOG1"
+        r"\b(?:sk_[0-9a-f]{40,}|a[ks]-[A-Za-z0-9]{22}|GOOG1[A-Z0-9]{50,})\b",
+        is_mixed,
+        "sk_ ak- as- GOOG1",
     ),
-    "a live key": _Shape(r"\b(?:[a-z]{2,12}_)?(?:live|prod)_([A-Za-z0-9]{32,})\b", _letters_and_digits, "live_ prod_"),
+    "a live key": _Shape(r"\b(?:[a-z]{2,12}_)?(?:live|prod)_([A-Za-z0-9]{32,})\b", is_mixed, "live_ prod_"),
     "a key with a UUID": _Shape(
         r"\b(?:sdk|mob|HRKU|access-[a-z]+)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b",
-        _always,
+        is_anything,
         "sdk- mob- HRKU- access-",
     ),
-    "a cloud's key": _Shape(rf"\bAQVN({_TAIL}{{35,}})", _letters_and_digits, "AQVN"),
-    "a messaging key": _Shape(rf"\b{_TAIL}{{11}}:APA91b{_TAIL}{{100,}}", _always, "APA91b"),
-    "a registry's token": _Shape(r"\bcio([A-Za-z0-9]{32})\b", _surely_random, "cio"),
-    "a Twilio key": _Shape(r"\bSK([0-9a-fA-F]{32})\b", _letters_and_digits, "SK"),
-    "a Mailchimp key": _Shape(r"\b[0-9a-f]{32}-us[0-9]{1,2}\b", _always, "-us"),
-    "a Twitter token": _Shape(r"\bA{20,}[A-Za-z0-9%]{60,}", _random, "A" * 20),
-    "an Airtable token": _Shape(r"\bpat[A-Za-z0-9]{14}\.[0-9a-f]{64}\b", _always, "pat"),
+    "a cloud's key": _Shape(rf"\bAQVN({_TAIL}{{35,}})", is_mixed, "AQVN"),
+    "a messaging key": _Shape(rf"\b{_TAIL}{{11}}:APA91b{_TAIL}{{100,}}", is_anything, "APA91b"),
+    "a registry's token": _Shape(r"\bcio([A-Za-z0-9]{32})\b", is_surely_random, "cio"),
+    "a Twilio key": _Shape(r"\bSK([0-9a-fA-F]{32})\b", is_mixed, "SK"),
+    "a Mailchimp key": _Shape(r"\b[0-9a-f]{32}-us[0-9]{1,2}\b", is_anything, "-us"),
+    "a Twitter token": _Shape(r"\bA{20,}[A-Za-z0-9%]{60,}", looks_random, "A" * 20),
+    "an Airtable token": _Shape(r"\bpat[A-Za-z0-9]{14}\.[0-9a-f]{64}\b", is_anything, "pat"),
     "a private key": _Shape(
         r"-----? ?BEGIN (?:[A-Za-z0-9]+ )*(?:PRIVATE KEY|Static key)(?: BLOCK| V[0-9])? ?-----?"
         r"(?:(?:\\[rn]|\s)*(?:[A-Z][A-Za-z-]+: [^\n\\]+|[A-Za-z0-9+/=]{4,}))*"
         r"|\bPrivate-Lines: [0-9]+(?:\s+[A-Za-z0-9+/=]{20,})+",
-        _always,
+        is_anything,
         "PRIVATE Static Private-Lines",
     ),
-    "a PGP block": _Shape(r"-----BEGIN PGP (?:MESSAGE|SECRET KEY BLOCK)-----", _always, "BEGIN PGP"),
-    "a JSON web token": _Shape(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*", _always, "eyJ"),
-    "a bearer token": _Shape(r"\b[Bb](?:earer|EARER)[ :]+([A-Za-z0-9._~+/=-]{16,})", _no_words, "earer EARER"),
-    "a password of HTTP Basic": _Shape(r"\b[Bb](?:asic|ASIC) +([A-Za-z0-9+/_-]{8,}={0,2})", _basic, "asic ASIC"),
+    "a PGP block": _Shape(r"-----BEGIN PGP (?:MESSAGE|SECRET KEY BLOCK)-----", is_anything, "BEGIN PGP"),
+    "a JSON web token": _Shape(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*", is_anything, "eyJ"),
+    "a bearer token": _Shape(r"\b[Bb](?:earer|EARER)[ :]+([A-Za-z0-9._~+/=-]{16,})", has_no_words, "earer EARER"),
+    "a password of HTTP Basic": _Shape(r"\b[Bb](?:asic|ASIC) +([A-Za-z0-9+/_-]{8,}={0,2})", is_basic, "asic ASIC"),
     "a web hook": _Shape(
         r"\b(?:hooks\.slack\.com/[a-z]+/[A-Z0-9][A-Za-z0-9/_-]{16,}"
         r"|(?:[a-z]+\.)?discord(?:app)?\.com/api/(?:v[0-9]+/)?webhooks/[0-9]+/[A-Za-z0-9_-]{20,}"
         r"|hooks\.zapier\.com/hooks/catch/[0-9]+/[A-Za-z0-9]{5,}"
         r"|[a-z0-9.-]+\.webhook\.office\.com/[A-Za-z0-9@/_-]{40,})",
-        _always,
+        is_anything,
         "hook",
     ),
     "a bot's token": _Shape(
         rf"(?:(?:\bbot|\b)[0-9]{{8,10}}:[A-Za-z0-9]{_TAIL}{{33,34}}|\b[MNO][A-Za-z0-9_-]{{23,27}}\.{_TAIL}{{6}}\.{_TAIL}{{27,}})",
-        _random,
+        looks_random,
         ": .",
     ),
     "a storage key": _Shape(
         r"\b(?:[Aa]ccount|[Ss]hared[Aa]ccess)[Kk]ey=([A-Za-z0-9+/]{30,}={0,2})",
-        _always,
+        is_anything,
         "Key= key=",
     ),
     "a password in a URL": _Shape(
-        r"\b[a-z][a-z0-9+.-]*://([^\s/:@\"'<>]*):([^\s/@\"'<>]+)@[A-Za-z0-9\[]", _in_url, "://", name=True
+        r"\b[a-z][a-z0-9+.-]*://([^\s/:@\"'<>]*):([^\s/@\"'<>]+)@[A-Za-z0-9\[]", is_password_in_url, "://", name=True
     ),
-    "a token before a host": _Shape(r"://([A-Za-z0-9_.~%-]{16,})@[A-Za-z0-9\[]", _random, "://", name=True),
+    "a token before a host": _Shape(r"://([A-Za-z0-9_.~%-]{16,})@[A-Za-z0-9\[]", looks_random, "://", name=True),
     "a token in a URL": _Shape(
         r"(?i:[?&#][a-z_.-]*(?:token|key|sig|signature|secret|password|passwd|pwd|credential|auth|code|appid|"
         r"jwt|assertion)"
         r"=([a-z0-9%._~+/=-]{12,}))",
-        _random,
+        looks_random,
         "=",
         name=True,
     ),
     "a session's cookie": _Shape(
         rf"(?i:cookie[\"']?: ?[^\n]{{0,200}}?(?:sess|sid|auth|jwt)[a-z_.-]*)=({_VALUE}{{16,}})",
-        _random,
+        looks_random,
         "cookie",
         name=True,
     ),
     "a key on a command line": _Shape(
         r"((?i:[_-](?:api)?(?:key|token|secret|pat))|[a-z](?:Key|Token|Secret))[\"'`]?[ \t]{1,3}(?:-{1,2}[a-z]+[ =])?"
         rf"[\"'`]?({_VALUE}{{16,}})",
-        _random,
+        looks_random,
         "key token secret pat",
         name=True,
     ),
     "a password on a command line": _Shape(
         r"(?:-(?i:[a-z_-]*pass(?:word|wd|phrase|in|out)?)|[A-Z0-9]_(?:PASS(?:WORD|WD)?|PWD))"
         rf"[\"'`]?[ \t]{{1,3}}(?:-{{1,2}}[a-z]+[ =])?(?:pass:)?[\"'`]?({_VALUE}{{8,}})",
-        _random,
+        looks_random,
         "pass _pwd",
         name=True,
     ),
     "a key in a sentence": _Shape(  # with a digit, lest Arrow's filter stop at every word after "key"
         r"(?i:key|token|secret|password|passphrase|credential)s?[^\w\n:=/+.-](?:[^\w\n:=]*(?:is|was|are|to|of|body|value)"
         rf"[^\w\n:=])?[^\w\n:=]*({_TAIL}*[0-9]{_TAIL}*)",
-        _long_and_random,
+        is_long_and_random,
         "key token secret pass",
         name=True,
     ),
     "a key beside a user's name": _Shape(
-        rf"\"username\"\s*:\s*\"[^\"]+\",\s*\"key\"\s*:\s*\"({_VALUE}{{16,}})\"", _random, '"key"', name=True
+        rf"\"username\"\s*:\s*\"[^\"]+\",\s*\"key\"\s*:\s*\"({_VALUE}{{16,}})\"", looks_random, '"key"', name=True
     ),
     "a login on a command line": _Shape(
         r"\b(?:(?:sshpass|mysql[a-z]*|redis-cli|mongo[a-z]*|login|7za?|rar|sqlcmd|ldap[a-z]+)\b"
         r"[^\n|;]{0,80}? -[paPw] ?"
         r"|curl\b[^\n|;]{0,200}? (?:-u|--user)[ =][\"']?[\w.@-]+:)"
         r"(\"[^\s\"]{6,}|'[^\s']{6,}|[^\s\"']{6,})",
-        _password,
+        is_password,
         "sshpass mysql redis-cli mongo login curl 7z rar sqlcmd ldap",
         name=True,
     ),
     "a quoted password": _Shape(
         rf"(?i:pass(?:word|wd|phrase))[ \t]{{1,3}}(\"{_VALUE}{{8,}}\"|'{_VALUE}{{8,}}')",
-        _drawn_password,
+        is_drawn_password,
         "pass",
         name=True,
     ),
     "a secret that is piped": _Shape(
         r"\b(?:echo|printf)(?: -n)? +(\"[^\s\"]{6,}\"|'[^\s']{6,}'|[^\s\"'|]{6,}) *\|"
         r"[^\n|]{0,80}-(?:pass|token|key|secret|std)",
-        _password,
+        is_password,
         "echo printf",
         name=True,
     ),
     "a password in SQL": _Shape(
-        r"(?i:\b(?:identified by|password) +)('[^\s']{6,}')", _password, "identified password", name=True
+        r"(?i:\b(?:identified by|password) +)('[^\s']{6,}')", is_password, "identified password", name=True
     ),
     "a login": _Shape(
         r"(?i:\blogin\s+[^\s]+\s+password\s+)(\"[^\s\"]{6,}\"|'[^\s']{6,}'|[^\s\"',;}&<>]{6,})",
-        _password,
+        is_password,
         "login",
         name=True,
     ),
-    "a key to log in": _Shape(r"\blogin +([A-Za-z0-9_-]{32,})", _random, "login", name=True),
+    "a key to log in": _Shape(r"\blogin +([A-Za-z0-9_-]{32,})", looks_random, "login", name=True),
     "a key that a client is made with": _Shape(
         r"(?i:client|login|auth|key|token|credentials?|sdk)\((?:[\"'][^\"'\s]*[\"'], ?)?(?:\w+=)?"
         rf"[\"']({_TAIL}{{24,}})[\"']",
-        _random,
+        looks_random,
         "(\" (' =\" ='",
         name=True,
     ),
     "a login in a program": _Shape(
         r"(?i:login|auth|credentials?)(?:=|: ?)?[\[(] ?(?:\"[^\s\"]{1,60}\"|'[^\s']{1,60}'), ?"
         r"(\"[^\s\"]{6,}\"|'[^\s']{6,}')",
-        _drawn_password,
+        is_drawn_password,
         "login auth credential",
         name=True,
     ),
     "a line of .pgpass": _Shape(
-        r"(?m:^[a-zA-Z*][\w.*-]*:(?:[0-9]{2,5}|\*):[\w*-]+:[\w*-]+:(\S{6,})$)", _password, ":", name=True
+        r"(?m:^[a-zA-Z*][\w.*-]*:(?:[0-9]{2,5}|\*):[\w*-]+:[\w*-]+:(\S{6,})$)", is_password, ":", name=True
     ),
     "a token": _Shape(
         rf"\b[A-Za-z][A-Za-z0-9]{{1,9}}(?:[_.-][A-Za-z0-9]{{1,9}}){{0,3}}[_.-]({_TAIL}{{30,}})",
-        _surely_random,
+        is_surely_random,
         "_ . -",
     ),
 }
@@ -434,13 +351,13 @@ def _value(text: str, start: int, end: int) -> Found | None:
     name, weak = _name_before(text, start), _WEAK.search(text[start:end])
     if name.endswith(_PASSWORD_NAMES):
         shape, pattern, group = "a password", _NAMED_PASSWORD, 0
-        holds = _drawn_password if weak else _password
+        holds = is_drawn_password if weak else is_password
     elif name.endswith((*_KEY_NAMES, "-key", " key")) and not _PUBLIC.search(name):
         shape, pattern, group = "a named key", _HEADER if name.endswith("authorization") else _NAMED_KEY, 1
-        holds = _random if name.endswith(_KEY_NAMES) else _surely_random
+        holds = looks_random if name.endswith(_KEY_NAMES) else is_surely_random
     else:
         return None
-    if group == 1 and (quoted := _SYMBOLS.match(text, end, end + _LONGEST_TOKEN)) and _with_symbols(quoted[2]):
+    if group == 1 and (quoted := _SYMBOLS.match(text, end, end + _LONGEST_TOKEN)) and has_symbols(quoted[2]):
         return Found(shape, *quoted.span(2))
     value = pattern.match(text, end, end + _LONGEST_TOKEN)
     if value and holds(value[group]) and (whole := pattern.match(text, end)):
@@ -480,7 +397,7 @@ _LOOSE = (  # errors repeat keys shortened or starred out
 
 
 # Encoded data may meet these conditions by chance.
-_BY_CHANCE = (_filled, _no_words, _letters_and_digits, _surely_random)
+_BY_CHANCE = (is_not_filled, has_no_words, is_mixed, is_surely_random)
 _BLOB = re.compile(r"[A-Za-z0-9+/_=-]*")
 _DIGEST = re.compile(r"(?i)(?:sha-?[0-9]{1,3}|md5|h1|integrity|checksum)[=:-]")
 _LONGEST_TOKEN = 1000  # characters
@@ -558,9 +475,9 @@ def _in_address(url: str) -> Iterator[str]:
     user, _, password = host.rpartition("@")[0].partition(":")
     of_query = [value for name, value in parse_qsl(query) if name.lower().endswith((*_KEY_NAMES, *_PASSWORD_NAMES))]
     if password:
-        of_user = password if password != user and _password(f'"{unquote(password)}"') else ""
+        of_user = password if password != user and is_password(f'"{unquote(password)}"') else ""
     else:
-        of_user = user if _random(user) else ""
+        of_user = user if looks_random(user) else ""
     for secret in (of_user, *of_query):
         yield from {secret, unquote(secret)}
 
@@ -591,7 +508,7 @@ def redact(text: str, *secrets: str, loosely: bool = True) -> str:
 def _part_of_a_key(text: str) -> bool:
     """Whether a text may be a part of a key: not a plain word, nor a name made of them."""
     text = text.rstrip(".:;!?")
-    named = _words(text) and "." not in text  # parts of a token are joined by dots
+    named = is_made_of_words(text) and "." not in text  # parts of a token are joined by dots
     return "*" in text or not (named or HIDDEN in text or re.fullmatch(r"[A-Z]?[a-z]{,11}", text))
 
 

@@ -1,0 +1,117 @@
+"""Whether a text may be a secret's value: drawn at random, and not made of words or filled with one character.
+
+Behind a telling prefix or name little is asked of a value; with nothing but its form to go by, much.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from itertools import pairwise
+
+_WORD = re.compile(r"[A-Z]?[a-z]{0,15}|[A-Z]{1,15}|[0-9]{1,4}|v[0-9]{1,3}")
+_PART_OF_A_NAME = re.compile(rf"{_WORD.pattern}|[0-9]{{5,8}}|[a-z]{{1,12}}[0-9]")  # numbered names: oauth2, 000123
+_CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}|[A-Z]{2,}(?![a-z]))+")
+_PLACEHOLDER = re.compile(r"^(?:[<>{}()\[$%]|arn:|urn:)|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example)")
+_PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
+
+
+def is_made_of_words(text: str, word: re.Pattern[str] = _WORD) -> bool:
+    """Whether a text is made of words and short numbers, as names of files and models are."""
+    parts = [part for part in re.split(r"[-_./]+", text) if part]
+    return len(parts) > 1 and all(word.fullmatch(part) for part in parts)
+
+
+def is_not_filled(text: str) -> bool:
+    """Whether a text with the form of a key may be one: not the form filled with one character (hf_xxxxxxxx)."""
+    return 3 * sum(len(run[0]) for run in re.finditer(r"(.)\1{7,}", text)) < len(text)
+
+
+def has_no_words(text: str) -> bool:
+    """Whether a text is neither words nor filled."""
+    return not is_made_of_words(text) and is_not_filled(text)
+
+
+def is_mixed(text: str) -> bool:
+    """Whether letters and digits take turns in a text that is neither words nor filled."""
+    return has_no_words(text) and any(c.isdigit() for c in text) and _changes(text)[0] > 0.2
+
+
+def is_anything(_: str) -> bool:
+    """What is asked where the form alone tells a secret."""
+    return True
+
+
+def _changes(text: str) -> tuple[float, int]:
+    """How often small letters, capitals and digits take turns in a text (0 to 1), and how many of the three it has."""
+    kinds = ["d" if c.isdigit() else "l" if c.islower() else "u" for c in text if c.isalnum()]
+    return sum(a != b for a, b in pairwise(kinds)) / max(len(kinds), 1), len(set(kinds))
+
+
+def looks_random(text: str) -> bool:
+    """Whether a text behind a telling name looks drawn at random."""
+    text = _PERCENT.sub("", text).rstrip("=")
+    changes, kinds = _changes(text)
+    if (
+        _PLACEHOLDER.search(text)
+        or is_made_of_words(text, _PART_OF_A_NAME)
+        or len(set(text)) < 6
+        or kinds == 1
+        or not is_not_filled(text)
+    ):
+        return False
+    if any(c.isdigit() for c in text):
+        return changes > 0.08
+    return len(text) >= 16 and changes > 0.25 and not all(map(_CAMEL_CASE.fullmatch, re.findall("[A-Za-z]+", text)))
+
+
+def is_surely_random(text: str) -> bool:
+    """Whether a text with nothing but a prefix before it was drawn from letters and digits: of three kinds (0.62 of all
+    neighbours then differ in kind), or of small letters and digits (0.4 differ), if it is long and not hexadecimal;
+    identifiers of answers and files are words, short, or hexadecimal."""
+    changes, kinds = _changes(text)
+    return changes > (0.4 if kinds == 3 else 0.28) and (
+        kinds == 3 or bool(re.search("[a-z0-9]{30}", text) and re.search("[g-z]", text) and re.search("[0-9]", text))
+    )
+
+
+def is_long_and_random(text: str) -> bool:
+    """Whether a text of 16 characters or more was surely drawn."""
+    return len(text) >= 16 and is_surely_random(text)
+
+
+def is_password(text: str) -> bool:
+    """Whether what follows the name of a password is one: not a plain word, or quoted."""
+    quoted = text[:1] in "\"'"
+    text = text.strip("\"'").rstrip(".,;:!?)]")
+    if _PLACEHOLDER.search(text) or len(text) < 6 or is_made_of_words(text) or "://" in text or text[:1] in "/~":
+        return False
+    plain = re.fullmatch(r"_?[A-Za-z][a-z]*(?:[A-Z][a-z]+)*|[A-Z_]+|[0-9.,:]{1,9}|(.)\1*", text)
+    return not plain or (quoted and len(text) >= 12)
+
+
+def is_drawn_password(text: str) -> bool:
+    """Whether what stands behind the name of a password, but not clearly as its value, was drawn at random."""
+    text = text.strip("\"'")
+    return looks_random(text) if len(text) >= 16 else is_surely_random(text)
+
+
+def has_symbols(text: str) -> bool:
+    """Whether a quoted text was drawn from letters, digits and punctuation: no blanks, and not an address or code."""
+    marks = {c for c in text if not c.isalnum()}
+    return len(marks) >= 4 and _changes(text)[0] > 0.2 and any(map(str.isdigit, text)) and "://" not in text
+
+
+def is_password_in_url(text: str) -> bool:
+    """Whether the password in a URL is one, and not the word that stands for it in a manual."""
+    return len(text) > 3 and not re.fullmatch(r"(?i)pass(word|wd)?|pwd|pw|secret|token|key|x+|\*+|[<{$%\[].*", text)
+
+
+def is_basic(text: str) -> bool:
+    """Whether a text is `user:password` in base64."""
+    try:
+        plain = base64.b64decode(text + "=" * (-len(text) % 4), validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return False
+    return ":" in plain and plain.isprintable()
