@@ -192,7 +192,7 @@ def _fault(lines: list[dict[str, Any]], endpoint: str) -> tuple[str, str] | None
 
 def _batch_json(server: BatchServer, batch: Batch) -> dict[str, Any]:
     total, ended = len(batch.requests), batch.ended
-    finished = len(batch.lines) if ended else int(total * server.done_share(batch))
+    completed = batch.count("succeeded") if ended else int(total * server.done_share(batch))
     failed = batch.count("errored") if ended else 0
     body: dict[str, Any] = {
         "id": batch.id,
@@ -203,7 +203,7 @@ def _batch_json(server: BatchServer, batch: Batch) -> dict[str, Any]:
         "status": _status(batch),
         "created_at": int(batch.created),
         "metadata": batch.metadata,
-        "request_counts": {"total": total, "completed": finished - failed, "failed": failed},
+        "request_counts": {"total": total, "completed": completed, "failed": failed},
     }
     if batch.refused:
         code, message = batch.refused
