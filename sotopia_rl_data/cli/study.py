@@ -42,9 +42,16 @@ def study(
     written as Markdown, LaTeX and PNG. Where some answers failed the exit code is 3. Training needs the extra `train`.
 
     \b
+    A small study.yaml:
+      name: small
+      datasets: {episodes: samples}
+      labels: {direct: {judges: [lexical], schema: direct}}
+      tables: {rewards: {show: distributions, of: [direct]}}
+
+    \b
     Examples:
-      sotopia-rl-data study examples/paper/study.yaml --dry-run
-      sotopia-rl-data study examples/paper/study.yaml --budget 200
+      sotopia-rl-data study study.yaml --dry-run
+      sotopia-rl-data study study.yaml --budget 200
     """
     from sotopia_rl_data.study.declared import read_study
     from sotopia_rl_data.study.planning import steps_of

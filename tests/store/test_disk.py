@@ -37,7 +37,7 @@ def test_a_file_in_place_of_the_store_is_named(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file")
     with pytest.raises(StoreError) as told:
         commit(Store(tmp_path / "store"), toy(0))
-    assert "--store DIR" in told.value.hint
+    assert told.value.hint == "name another store with --store or SOTOPIA_RL_DATA_STORE"
 
 
 @pytest.fixture
