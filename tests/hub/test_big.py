@@ -31,11 +31,13 @@ def many_shards(store, repo, reward):
 def heavy(store, repo, megabytes):
     """A version of one config with about so many megabytes of text that does not compress."""
     rng = np.random.default_rng(0)
-    letters = np.frombuffer(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ", np.uint8)  # like no key
+    letters = np.frombuffer(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", np.uint8)
     with store.stage(repo) as stage:
         for i in range(megabytes):
             row = episode_row(episode(i))
-            row["reasoning"] = letters[rng.integers(0, len(letters), 1 << 20)].tobytes().decode()
+            text = letters[rng.integers(0, len(letters), 1 << 20)]
+            text[::9] = ord(" ")  # words too short for a key
+            row["reasoning"] = text.tobytes().decode()
             stage.write("episodes", "train", pa.Table.from_pylist([row], schema=EPISODES))
         return stage.commit({}).version
 
