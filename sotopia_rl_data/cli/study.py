@@ -44,9 +44,14 @@ def study(
     \b
     A small study.yaml:
       name: small
-      datasets: {episodes: samples}
-      labels: {direct: {judges: [lexical], schema: direct}}
-      tables: {rewards: {show: distributions, of: [direct]}}
+      datasets:
+        episodes: samples
+      labels:
+        direct: {judges: [lexical]}
+      tables:
+        rewards:
+          show: distributions
+          of: [direct]
 
     \b
     Examples:
