@@ -88,7 +88,9 @@ def test_two_policies_play_with_the_schema_of_their_actions(server: RealServer, 
     scene = ["--scenarios", str(folder / "scene.yaml"), "--turns", str(TURNS), "--temperature", "1", "--seed", "3"]
     policies = ["--a", model(server), "--b", "scripted:firm", "--constrain"]
     told = run(folder, "rollout", *policies, *scene, "--out", "lab/play", *QUICK)
-    assert (told["episodes"], told["utterances"], told["abandoned"]) == (1, TURNS, 0)
+    assert (told["episodes"], told["abandoned"]) == (1, 0)
+    wanted = range(1, TURNS + 1) if server.name == "vllm" else [TURNS]  # a random policy may leave
+    assert told["utterances"] in wanted
     assert told["failed_turns"] == 0 or server.name == "vllm"  # a random text may have no end
 
 
