@@ -15,18 +15,13 @@ from sotopia_rl_data.rollouts.scenarios import scenes_of
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.study.declared import PolicySpec, Study, TableSpec
 from sotopia_rl_data.study.playing import RolloutStep, Rounds, Side
-from sotopia_rl_data.study.steps import DatasetStep, EvaluateStep, LabelStep, RewardsStep, StudyStep, at
+from sotopia_rl_data.study.steps import DatasetStep, EvaluateStep, LabelStep, RewardsStep, StudyStep, at, label_step
 from sotopia_rl_data.study.training import SideBySideStep, Trained, TrainStep
 
 
 def steps_of(study: Study) -> list[StudyStep]:
     """The steps of a study. Raises UsageError, InputError and NotFound, with the line of what cannot be done."""
     return list(_Planner(study).steps())
-
-
-def label_step(name: str) -> str:
-    """The step that makes labels."""
-    return f"labels {name}"
 
 
 def model_step(name: str, seed: int) -> str:
@@ -42,11 +37,6 @@ def policy_step(name: str, seed: int) -> str:
 def scored_step(policy: str, partner: str, seed: int) -> str:
     """The step that scores the episodes of two policies."""
     return f"evaluate {policy} with {partner}, seed {seed}"
-
-
-def side_by_side_step(table: TableSpec) -> str:
-    """The step that measures the reward models of a table."""
-    return f"side by side {table.name}"
 
 
 class _Planner:
@@ -123,7 +113,7 @@ class _Planner:
                     with self._at("policies", policy):
                         rollout = self._play(policy, partner, scenes, seed)
                     yield rollout
-                    yield EvaluateStep(scored_step(policy, partner, seed), rollout.name, asked)
+                    yield EvaluateStep(scored_step(policy, partner, seed), rollout.name, rollout.episodes, asked)
 
     def _play(self, policy: str, partner: str, scenes: Sequence[Scene], seed: int) -> RolloutStep:
         sides = self._side(policy, seed), self._side(partner, seed)

@@ -80,20 +80,17 @@ def preview(steps: Sequence[StudyStep], work: Workshop) -> list[StepPreview]:
             continue
         waits = tuple(name for name in step.needs if name not in results)
         estimate = step.estimate(work, inputs)
-        asked, usd, most = _figures(step, estimate, steps)
+        asked, usd, most = _figures(step, estimate)
         state = "to do again" if made else "to do"
         found.append(StepPreview(step.name, state, made.ref if made else "", waits, asked, usd, most))
     return found
 
 
-def _figures(
-    step: StudyStep, estimate: Estimate | None, steps: Sequence[StudyStep]
-) -> tuple[int | None, float | None, float | None]:
+def _figures(step: StudyStep, estimate: Estimate | None) -> tuple[int | None, float | None, float | None]:
     if estimate is not None:
         return estimate.asked, estimate.total, estimate.most
     if isinstance(step, EvaluateStep):
-        played = next(other for other in steps if other.name == step.needs[0])
-        return getattr(played, "episodes", 0) * step.judges, None, None
+        return step.calls, None, None
     return (None, None, None) if step.asks else (0, 0.0, 0.0)
 
 

@@ -20,6 +20,7 @@ from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.asking.report import RunReport
 from sotopia_rl_data.display import Advance
 from sotopia_rl_data.errors import SotopiaDataError
+from sotopia_rl_data.hashing import file_sha256
 from sotopia_rl_data.hub.resolve import resolve
 from sotopia_rl_data.labelers.evaluation.evaluating import estimate_evaluation, evaluate, evaluation_plan
 from sotopia_rl_data.labelers.labelling import estimate_label, label
@@ -82,6 +83,11 @@ class StudyStep(Protocol):
     def run(self, work: Workshop, inputs: Inputs, key: str) -> StepResult: ...
 
 
+def label_step(name: str) -> str:
+    """The step that makes labels."""
+    return f"labels {name}"
+
+
 @contextmanager
 def at(place: str) -> Iterator[None]:
     """What is wrong inside the block is told with a place in the study's file."""
@@ -103,10 +109,19 @@ def reported(report: RunReport) -> StepResult:
     )
 
 
-class DatasetStep:
-    """The episodes: a dataset that is there, or an import."""
+class UnaskingStep:
+    """A step that asks no model."""
 
     asks = False
+
+    def estimate(self, work: Workshop, inputs: Inputs) -> Estimate | None:
+        """Nothing is asked."""
+        return None
+
+
+class DatasetStep(UnaskingStep):
+    """The episodes: a dataset that is there, or an import."""
+
     needs: tuple[str, ...] = ()
 
     def __init__(self, name: str, source: DatasetSource, place: str) -> None:
@@ -116,10 +131,6 @@ class DatasetStep:
     def settings(self) -> dict[str, Any]:
         """The files' content."""
         return {"where": self.source.where, "files": [_sha256(Path(file)) for file in self.source.files]}
-
-    def estimate(self, work: Workshop, inputs: Inputs) -> Estimate | None:
-        """Nothing is asked."""
-        return None
 
     def run(self, work: Workshop, inputs: Inputs, key: str) -> StepResult:
         """Find it, or import it."""
@@ -148,7 +159,7 @@ class LabelStep:
     asks = True
 
     def __init__(self, name: str, spec: LabelSpec, source: DatasetStep) -> None:
-        self.name, self._source = f"labels {name}", source
+        self.name, self._source = label_step(name), source
         self.needs: tuple[str, ...] = (source.name,)
         self._short = name
         asked = dict(spec.asked)
@@ -180,16 +191,14 @@ class LabelStep:
             return reported(label(work.store, source, self._asked, self._rewards, out=name, options=options))
 
 
-class RewardsStep:
+class RewardsStep(UnaskingStep):
     """Rewards made of the attributions of other labels. Raises UsageError for a recipe that makes no sense."""
-
-    asks = False
 
     def __init__(self, name: str, spec: LabelSpec) -> None:
         from sotopia_rl_data.rewards import preset
 
-        self.name = f"labels {name}"
-        self.needs: tuple[str, ...] = (f"labels {spec.origin}",)
+        self.name = label_step(name)
+        self.needs: tuple[str, ...] = (label_step(spec.origin),)
         self._short, self._spec = name, spec
         changes = {key: value for key, value in spec.recipe.items() if key not in ("preset", "layout")}
         replace(preset(spec.recipe.get("preset") or "sotopia-rl"), **changes)
@@ -198,10 +207,6 @@ class RewardsStep:
     def settings(self) -> dict[str, Any]:
         """What is changed of the recipe."""
         return dict(self._spec.recipe)
-
-    def estimate(self, work: Workshop, inputs: Inputs) -> Estimate | None:
-        """Nothing is asked."""
-        return None
 
     def run(self, work: Workshop, inputs: Inputs, key: str) -> StepResult:
         """Make them."""
@@ -223,14 +228,14 @@ class RewardsStep:
 
 
 class EvaluateStep:
-    """The scores of episodes that were played. Raises UsageError for judges that cannot be asked."""
+    """The scores of so many episodes that are played. Raises UsageError for judges that cannot be asked."""
 
     asks = True
 
-    def __init__(self, name: str, played: str, asked: Elicitation) -> None:
+    def __init__(self, name: str, played: str, episodes: int, asked: Elicitation) -> None:
         self.name = name
         self.needs: tuple[str, ...] = (played,)
-        self._asked, self.judges = asked, len(asked.judges)
+        self._asked, self.calls = asked, episodes * len(asked.judges)
         with without_api_keys():
             self._settings = evaluation_plan(asked).recipe()
 
@@ -255,5 +260,4 @@ def _sha256(path: Path) -> str:
     if path.is_dir():
         named = [f"{file.relative_to(path)} {_sha256(file)}" for file in sorted(path.rglob("*")) if file.is_file()]
         return hashlib.sha256("\n".join(named).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)

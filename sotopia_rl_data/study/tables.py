@@ -24,8 +24,9 @@ from sotopia_rl_data.stats import stats
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.streams import read
 from sotopia_rl_data.study.declared import Study, TableSpec
-from sotopia_rl_data.study.planning import label_step, scored_step, side_by_side_step
-from sotopia_rl_data.study.steps import StepResult
+from sotopia_rl_data.study.planning import scored_step
+from sotopia_rl_data.study.steps import StepResult, label_step
+from sotopia_rl_data.study.training import side_by_side_step
 
 BINS = 20
 _INTERVALS = "In brackets, 95 % intervals from resampled episodes."
@@ -104,7 +105,7 @@ class _Tables:
     # --- labels and reward models -------------------------------------------------------------------------------------
 
     def _reward_models(self, spec: TableSpec) -> StudyTable:
-        compared = self._results[side_by_side_step(spec)].facts
+        compared = self._results[side_by_side_step(spec.name)].facts
         metrics = list(compared["runs"][0]["metrics"])
         rows, panels = list[list[Any]](), list[Panel]()
         for number, run in enumerate(compared["runs"]):

@@ -12,16 +12,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sotopia_rl_data.asking.estimate import Estimate
 from sotopia_rl_data.asking.local import fingerprint
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.study.declared import Training
-from sotopia_rl_data.study.steps import Inputs, StepResult, Workshop
+from sotopia_rl_data.study.steps import Inputs, StepResult, UnaskingStep, Workshop
 from sotopia_rl_data.trainers import api
 from sotopia_rl_data.trainers.run_folder import HELD_OUT, METRICS, PLOT, RUN
 from sotopia_rl_data.trainers.settings import CLASSES, values_of
@@ -49,13 +48,10 @@ class Trained:
     origin: str = ""
     reward_model: str = ""
     where: str | None = None
-    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-class TrainStep:
+class TrainStep(UnaskingStep):
     """One run of a trainer. Raises UsageError for settings that the trainer does not have."""
-
-    asks = False
 
     def __init__(self, name: str, short: str, trained: Trained) -> None:
         self.name, self._short, self._trained = name, short, trained
@@ -71,24 +67,17 @@ class TrainStep:
         else:
             self._model = training.model
 
-    @property
-    def base(self) -> str:
-        """The base model; "" where a tiny one is made."""
-        return self._trained.training.model
-
     def settings(self) -> dict[str, Any]:
         """The trainer, the base model and the fields of its configuration."""
         training = self._trained.training
-        kept = {"kind": self._trained.kind, "model": self._model, "preset": training.preset}
-        return kept | {
+        return {
+            "kind": self._trained.kind,
+            "model": self._model,
+            "preset": training.preset,
             "set": dict(training.settings),
             "where": self._trained.where,
             "seed": self._trained.seed,
         }
-
-    def estimate(self, work: Workshop, inputs: Inputs) -> Estimate | None:
-        """Nothing is asked."""
-        return None
 
     def run(self, work: Workshop, inputs: Inputs, key: str) -> StepResult:
         """Train, from the last checkpoint of a run that was killed."""
@@ -158,23 +147,22 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-class SideBySideStep:
+def side_by_side_step(table: str) -> str:
+    """The step that measures the reward models of a table."""
+    return f"side by side {table}"
+
+
+class SideBySideStep(UnaskingStep):
     """Reward models on the same held-out rows, those of the labels `data`."""
 
-    asks = False
-
     def __init__(self, name: str, models: Mapping[str, str], data: str, split: str) -> None:
-        self.name = f"side by side {name}"
+        self.name = side_by_side_step(name)
         self.needs: tuple[str, ...] = (data, *models.values())
         self._models, self._data, self._split = models, data, split
 
     def settings(self) -> dict[str, Any]:
         """The split, and what the models are called."""
         return {"split": self._split, "models": dict(self._models)}
-
-    def estimate(self, work: Workshop, inputs: Inputs) -> Estimate | None:
-        """Nothing is asked."""
-        return None
 
     def run(self, work: Workshop, inputs: Inputs, key: str) -> StepResult:
         """Have each score the rows."""
