@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -228,6 +228,11 @@ def is_from_file(name: str) -> bool:
 def is_given(name: str) -> bool:
     """Whether the command's option of this name was given with it."""
     return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def all_but(read: Iterable[str]) -> set[str]:
+    """The parameters of the command that are not among those that are `read`."""
+    return {str(option.name) for option in click.get_current_context().command.params}.difference(read)
 
 
 def check_unread(unread: Container[str], why: str) -> None:

@@ -81,8 +81,7 @@ def label_by_replaying(
 
     schema = options["schema"]
     read = (*_READ, *_OPTIONS[schema], *(("samples",) if schema == SHAPLEY else ()))
-    others = {str(option.name) for option in click.get_current_context().command.params}.difference(read)
-    asking.check_unread(others, f"does not apply to the schema {schema!r}")
+    asking.check_unread(asking.all_but(read), f"does not apply to the schema {schema!r}")
     longest = options["max_tokens"]
     with without_api_keys() if options["dry_run"] else nullcontext():
         settings = _settings(given, options)

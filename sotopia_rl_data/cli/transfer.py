@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sotopia_rl_data.cli import console
-from sotopia_rl_data.cli.asking import check_unread, on_option, shard_option
+from sotopia_rl_data.cli.asking import all_but, check_unread, on_option, shard_option
 from sotopia_rl_data.dimensions import in_order
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.hub.resolve import resolve
 from sotopia_rl_data.refs import DatasetRef
 
 if TYPE_CHECKING:
+    from sotopia_rl_data.cluster.on_ray import RayWorkers
     from sotopia_rl_data.exporters.exporting import ExportReport
     from sotopia_rl_data.exporters.training import TrainingReport
     from sotopia_rl_data.importers.importing import ImportReport
@@ -26,23 +27,51 @@ if TYPE_CHECKING:
     from sotopia_rl_data.importers.options import ImportOptions
     from sotopia_rl_data.importers.own_scores import DeclaredScore
     from sotopia_rl_data.importers.parts import Joined
-    from sotopia_rl_data.shards import Shard
     from sotopia_rl_data.store import Store
 
-_NOT_JOINED = (
-    *("columns", "form", "method", "shared_labels", "sentinel", "dry_run", "where", "strict", "seed", "split_by"),
-    *("scores", "licence", "pseudonymise", "shard", "workers"),
-)
 _TURNS = 4  # of the first episode, in a dry run
 _LISTED = 20
 _EPISODES = ("sotopia", "convokit")
 _EXPORTS = (*_EPISODES, "trl-sft", "trl-preference", "trl-kto", "openai", "sharegpt", "verl", "openrlhf")
 
 
+def _columns(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Mapping[str, str]:
+    from sotopia_rl_data.importers.options import parse_columns
+
+    return parse_columns(value) if value else {}
+
+
+def _scores(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[DeclaredScore, ...]:
+    return tuple(one for text in values for one in _declared(text))
+
+
+def _declared(text: str) -> list[DeclaredScore]:
+    """The scores that one `--score` declares: a name and its range, or the dimensions of a rubric file."""
+    from sotopia_rl_data.importers.own_scores import DeclaredScore, parse_score
+
+    if not text.endswith((".yaml", ".yml")):
+        return [parse_score(text)]
+    from sotopia_rl_data.labelers.schemas import rubric
+
+    found = [(one.name, one.ends) for one in rubric.read(Path(text)).dimensions]
+    without = [name for name, ends in found if ends is None]
+    if without:
+        raise UsageError(
+            f"The dimension {without[0]} of the rubric {text} has no range.", "give it one, as in `range: [1, 5]`"
+        )
+    return [DeclaredScore(name, float(ends[0]), float(ends[1])) for name, ends in found if ends is not None]
+
+
 @click.command("import")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @console.dataset_option("--name", "The dataset to make, or to add a version to.")
-@click.option("--map", "columns", metavar="A=B,…", help="Read the column A as B, as in Who=speaker,Said=text.")
+@click.option(
+    "--map",
+    "columns",
+    metavar="A=B,…",
+    callback=_columns,
+    help="Read the column A as B, as in Who=speaker,Said=text.",
+)
 @click.option(
     "--format", "form", metavar="FORMAT", help="The format of all files.  [default: told by the keys of their records]"
 )
@@ -71,9 +100,10 @@ _EXPORTS = (*_EPISODES, "trl-sft", "trl-preference", "trl-kto", "openai", "share
     "scores",
     multiple=True,
     metavar="NAME=LOW..HIGH|FILE",
+    callback=_scores,
     help="A dimension of your own and its range, as in csat=1..5, or a rubric file.",
 )
-@click.option("--license", "licence", metavar="ID", help="The data's licence, for its card: cc-by-4.0 …")
+@click.option("--license", metavar="ID", help="The data's licence, for its card: cc-by-4.0 …")
 @click.option("--pseudonymise", is_flag=True, help="Replace speakers' names and ids, in texts too.")
 @shard_option("Import part I of N of the episodes, by a hash of their ids; for --join.")
 @click.option("--join", is_flag=True, help="PATHS are the versions that --shard made, of all parts: make one of them.")
@@ -84,25 +114,13 @@ _EXPORTS = (*_EPISODES, "trl-sft", "trl-preference", "trl-kto", "openai", "share
 def import_(
     paths: tuple[Path, ...],
     name: str | None,
-    columns: str | None,
-    form: str | None,
-    method: str | None,
-    shared_labels: bool,
-    sentinel: float | None,
     dry_run: bool,
-    where: str | None,
-    strict: bool,
-    seed: int,
-    split_by: Literal["environment", "episode"],
-    scores: tuple[str, ...],
-    licence: str | None,
-    pseudonymise: bool,
-    shard: Shard | None,
     join: bool,
-    workers: Any,
+    workers: RayWorkers | None,
     version: str | None,
     store: Store,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Episodes from files or folders, as a versioned dataset. Without PATHS: the bundled samples.
 
@@ -123,29 +141,14 @@ def import_(
     """
     from sotopia_rl_data.importers import samples_path
     from sotopia_rl_data.importers.importing import import_dataset
-    from sotopia_rl_data.importers.options import ImportOptions, parse_columns
+    from sotopia_rl_data.importers.options import ImportOptions
 
-    options = ImportOptions(
-        where=where,
-        strict=strict,
-        seed=seed,
-        split_by=split_by,
-        columns=parse_columns(columns) if columns else {},
-        form=form,
-        method=method,
-        shared_labels=shared_labels,
-        sentinel=sentinel,
-        scores=tuple(one for text in scores for one in _declared(text)),
-        license=licence,
-        pseudonymise=pseudonymise,
-        shard=shard,
-    )
     if join:
         _join(store, paths, name, version, as_json)
         return
-    files = paths or (samples_path(),)
+    files, told = paths or (samples_path(),), ImportOptions(**options)
     if dry_run:
-        _show_first(files, options, name, store, as_json)
+        _show_first(files, told, name, store, as_json)
         return
     if name is None:
         raise UsageError(
@@ -155,10 +158,10 @@ def import_(
     if workers is not None:
         from sotopia_rl_data.importers.parts import import_on
 
-        if shard is not None:
+        if told.shard is not None:
             raise UsageError("Workers import all parts, so --shard does not go with --on.", "leave one of them out")
         with console.progress("importing", "part") as advance:
-            joined = import_on(workers, store, files, DatasetRef(name, version), options, advance)
+            joined = import_on(workers, store, files, DatasetRef(name, version), told, advance)
         _show_joined(joined, as_json)
         return
     with console.progress("importing", "byte") as advance:
@@ -166,7 +169,7 @@ def import_(
             store,
             files,
             DatasetRef(name, version),
-            options=options,
+            options=told,
             progress=lambda done, total: advance(done, total),
         )
     if as_json:
@@ -181,7 +184,8 @@ def _join(store: Store, parts: Sequence[Path], name: str | None, version: str | 
     """Make one version of the parts of an import."""
     from sotopia_rl_data.importers.parts import join
 
-    check_unread(_NOT_JOINED, "does not apply to --join, which takes the parts as they are")
+    read = {"paths", "name", "join", "version", "store", "as_json"}
+    check_unread(all_but(read), "does not apply to --join, which takes the parts as they are")
     if not parts or name is None:
         raise UsageError(
             "--join needs the versions of all parts, and a name for the whole.",
@@ -203,23 +207,6 @@ def _show_joined(joined: Joined, as_json: bool) -> None:
         title=f"{made.ref}  {made.digest[:12]}  {state}",
     )
     console.next_commands(f"sotopia-rl-data show {made.name}")
-
-
-def _declared(text: str) -> list[DeclaredScore]:
-    """The scores that one `--score` declares: a name and its range, or the dimensions of a rubric file."""
-    from sotopia_rl_data.importers.own_scores import DeclaredScore, parse_score
-
-    if not text.endswith((".yaml", ".yml")):
-        return [parse_score(text)]
-    from sotopia_rl_data.labelers.schemas import rubric
-
-    found = [(one.name, one.ends) for one in rubric.read(Path(text)).dimensions]
-    without = [name for name, ends in found if ends is None]
-    if without:
-        raise UsageError(
-            f"The dimension {without[0]} of the rubric {text} has no range.", "give it one, as in `range: [1, 5]`"
-        )
-    return [DeclaredScore(name, float(ends[0]), float(ends[1])) for name, ends in found if ends is not None]
 
 
 def _show_first(paths: Sequence[Path], options: ImportOptions, name: str | None, store: Store, as_json: bool) -> None:
