@@ -151,7 +151,7 @@ def _open_store(context: click.Context, _param: click.Parameter, value: str) -> 
     global _store
     given = context.get_parameter_source("store") is click.core.ParameterSource.COMMANDLINE
     store = Store(value, sys.modules[__name__])
-    _store = (context.find_root().command, store.address if store.mirror else str(store.root)) if given else None
+    _store = (context.find_root().command, store.address) if given else None
     return store
 
 

@@ -13,7 +13,6 @@ A segment is created only where there is none, so that a request whose answer wa
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -65,8 +64,7 @@ def _folder_of(bucket: Bucket) -> Path:
     )
     if not os.path.isabs(home):
         raise StoreError("There is no folder for answers on their way to a bucket.", f"name one: export {SPOOL}=/DIR")
-    identity = hashlib.sha256(f"{bucket.endpoint} {bucket.address}".encode()).hexdigest()[:16]
-    return Path(home) / f"{bucket.name}-{identity}"
+    return Path(home) / bucket.folder_name
 
 
 @dataclass

@@ -93,6 +93,11 @@ class Bucket:
             )
         return url
 
+    @property
+    def folder_name(self) -> str:
+        """The name of a folder on this machine for what is there: another for each server, bucket and prefix."""
+        return f"{self.name}-{hashlib.sha256(f'{self.endpoint} {self.address}'.encode()).hexdigest()[:16]}"
+
     @cached_property
     def _region(self) -> str:
         named = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")

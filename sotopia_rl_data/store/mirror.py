@@ -15,7 +15,6 @@ missing.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -61,8 +60,7 @@ class Mirror:
 
     def __init__(self, bucket: Bucket) -> None:
         cache = cache_folder()
-        identity = hashlib.sha256(f"{bucket.endpoint} {bucket.address}".encode()).hexdigest()[:16]
-        self.bucket, self.root, self._files = bucket, cache / "stores" / f"{bucket.name}-{identity}", cache / "files"
+        self.bucket, self.root, self._files = bucket, cache / "stores" / bucket.folder_name, cache / "files"
 
     def refresh(self, name: str = "") -> None:
         """Make `root` show the versions that the bucket has now, of one dataset or of all: no other, and each with its
@@ -235,10 +233,9 @@ class Mirror:
                     f"see what is damaged: sotopia-rl-data verify {ref}",
                 )
             part.chmod(0o444)
-            part.rename(path_of := self._files / file.sha256)
+            return part.rename(self._files / file.sha256)
         finally:
             scratch.release()
-        return path_of
 
 
 def _marks(folder: Path) -> dict[str, str]:

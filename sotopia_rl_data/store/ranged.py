@@ -39,13 +39,14 @@ class Files(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
     def sources(self, version: Version, config: str) -> dict[str, Sequence[Path | str]]:
         """What DuckDB is told to read for each split of a config: a path, or an address of this file system."""
         listed = {name: split.files for name, split in version.manifest.configs[config].items()}
-        self._mirror.fetch(version, [file for files in listed.values() for file in files if file.size <= WHOLE])
+        every = (file for files in listed.values() for file in files)
+        self._mirror.fetch(version, [file for file in every if file.size <= WHOLE or self._mirror.held(file)])
         return {name: [self._source(version, file) for file in files] for name, files in listed.items()}
 
     def _source(self, version: Version, file: DataFile) -> Path | str:
-        if self._mirror.held(file) is not None:
-            self._mirror.fetch(version, [file])
-            return version.dir / file.path
+        path = version.dir / file.path
+        if path.is_file():
+            return path
         address = f"{PROTOCOL}://{file.sha256}/{file.path}"
         self._files[address] = file
         return address
