@@ -43,6 +43,7 @@ WORDS = f"{__name__}.words"
 
 PROGRAM = "sotopia-rl-data"
 _COMMAND = re.compile(rf"(?<![\w./-]){PROGRAM} (?=[a-z-])")
+_PASTED = re.compile(rf"`?(?:{_COMMAND.pattern}|(?:(?:'[^']+'|\S+) -m )?\bpip install ).*", re.DOTALL)
 _LINE = re.compile(rf"(?P<quote>`?){_COMMAND.pattern}(?P<words>(?:(?!   #)[^`\n])+)")
 
 _store: tuple[click.Command, str] | None = None
@@ -253,7 +254,7 @@ def _wrapped(text: str, head: str = "") -> str:
     if encoding and encoding.lower() != "utf-8":
         text = text.encode(encoding, "in-ascii").decode(encoding)  # "…" is three characters there
     wrapper = textwrap.TextWrapper(columns, initial_indent=head, break_long_words=False, break_on_hyphens=False)
-    found = re.search(rf"`?{_COMMAND.pattern}.*", text, re.DOTALL)
+    found = _PASTED.search(text)
     prose, command = (text[: found.start()], as_called(found[0])) if found else (text, "")
     lines = []
     for line in prose.splitlines() or [""]:

@@ -180,7 +180,7 @@ class Bucket:
             )
         return StoreError(
             f"The bucket {self.name!r} {self._at()} cannot be reached.",
-            "check the line, AWS_ENDPOINT_URL and AWS_REGION, then run the command again",
+            "check the network, AWS_ENDPOINT_URL and AWS_REGION, then run the command again",
         )
 
     def list(self, below: str = "", after: str = "") -> Iterator[Object]:

@@ -63,6 +63,8 @@ class Stage:
         self._linked: dict[tuple[str, str], tuple[Version, Split]] = {}
 
     def __enter__(self) -> Stage:
+        if self._mirror is not None:
+            self._mirror.refresh(self.name)  # a bucket that is away, or refuses, is told before anything is made for it
         with storing(self._root):
             self._folder = LockedFolder(self._root / ".staging", self.name.replace("/", "--"))
         self.dir = self._folder.dir

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import csv
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from fixtures.places import ROOT
+from fixtures.screens import plain, show
 
 from sotopia_rl_data import code, errors
 from sotopia_rl_data.cli.program import cli
@@ -82,6 +84,18 @@ def test_what_lacks_is_installed_where_the_program_runs_and_not_by_another_pip(
         code.check_installed("A plot", "no_such_a", "no_such_b", "no_such_c", hint="pip install matplotlib")
     assert told.value.message == "A plot needs no_such_a, no_such_b and no_such_c, which are not installed."
     assert told.value.hint == f"'{tmp_path}/my env/bin/python' -m pip install matplotlib"
+
+
+def test_the_command_that_installs_what_lacks_is_on_one_line_of_a_narrow_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    environment(tmp_path, monkeypatch)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "my env" / "bin" / "python"))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    said = plain(show("import", "--name", "lab/e", "--on", "ray", "--store", str(tmp_path / "store")).err)
+    (line,) = (line for line in said.splitlines() if "pip install" in line)
+    assert line.startswith(f"'{tmp_path}/my env/bin/python' -m pip install ")
+    assert line.endswith("[ray]'")
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ from fixtures.s3 import S3Server, address, s3_server  # noqa: F401
 from fixtures.stores import commit, episodes, python, reward_row, rewards, toy, tree
 
 from sotopia_rl_data.errors import StoreError, UsageError
+from sotopia_rl_data.importers import samples_path
+from sotopia_rl_data.importers.importing import import_dataset
 from sotopia_rl_data.query import sql
 from sotopia_rl_data.schema import Manifest
 from sotopia_rl_data.store import Store
@@ -223,6 +225,13 @@ def test_a_bucket_that_is_away_is_told_and_a_commit_leaves_nothing(address, s3_s
     assert time.monotonic() - began < 60
     assert tree(store.root / ".staging") == []
     assert store.names() == []
+
+
+def test_a_bucket_that_is_away_is_told_before_a_file_is_read(address, s3_server) -> None:  # noqa: F811
+    read: list[int] = []
+    with s3_server.away(), pytest.raises(StoreError, match=r"answers|cannot be reached"):
+        import_dataset(Store(address), [samples_path()], "lab/e", progress=lambda done, _: read.append(done))
+    assert read == []
 
 
 @pytest.mark.parametrize(
