@@ -43,6 +43,17 @@ def take(handle: int, patience_s: float = 0.0, shared: bool = False) -> bool:
             poll_s = min(2 * poll_s, _LONGEST_POLL_S)
 
 
+def take_where_possible(handle: int) -> bool:
+    """Whether no other process holds the lock: it is ours now. On a file system without locks the answer is yes, and
+    its users must keep two processes apart."""
+    try:
+        return take(handle)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return True
+
+
 def wait(handle: int, shared: bool = False) -> bool:
     """Lock the file, exclusively or shared, however long it takes; False where the file system has no locks."""
     try:

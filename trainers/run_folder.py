@@ -44,13 +44,7 @@ class RunFolder:
         if place in _TAKEN:
             return
         handle = os.open(place, os.O_RDONLY | os.O_CLOEXEC)  # a folder can be locked itself, without a file in it
-        try:
-            is_free = locks.take(handle)
-        except OSError as error:
-            if error.errno not in locks.NO_LOCKS:
-                raise
-            is_free = True
-        if not is_free:
+        if not locks.take_where_possible(handle):
             os.close(handle)
             raise UsageError(
                 f"Another process is training into {self.path}.",

@@ -157,13 +157,7 @@ def _alone(folder: Path) -> Iterator[None]:
             f"{error.filename} cannot be written: {error.strerror}.", "name another folder: --runs DIR"
         ) from error
     try:
-        try:
-            is_ours = locks.take(handle)
-        except OSError as error:
-            if error.errno not in locks.NO_LOCKS:
-                raise
-            is_ours = True
-        if not is_ours:
+        if not locks.take_where_possible(handle):
             raise UsageError(f"Another run works on this study in {folder}.", "wait until it has ended")
         yield
     finally:

@@ -29,7 +29,7 @@ from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.formats import check_fields, newer
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.ledger.lookup import PendingRequest
-from sotopia_rl_data.locks import NO_LOCKS, is_held, open_lock, take
+from sotopia_rl_data.locks import NO_LOCKS, is_held, open_lock, take_where_possible
 from sotopia_rl_data.request import Target
 from sotopia_rl_data.store.disk import storing, sync_file
 
@@ -99,7 +99,7 @@ class BatchFolder:
             self.dir.mkdir(parents=True, exist_ok=True)
             lock = open_lock(self.dir / _LOCK)
         try:
-            yield lambda: _taken(lock)
+            yield lambda: take_where_possible(lock)
         finally:
             os.close(lock)
 
@@ -132,7 +132,7 @@ class BatchFolder:
 
     def _lock(self, intent: Intent) -> int | None:
         handle = open_lock(self._folder(intent) / _LOCK)
-        if _taken(handle):
+        if take_where_possible(handle):
             return handle
         os.close(handle)
         return None
@@ -239,15 +239,6 @@ class BatchDraft:
                 file.close()
             sync_file(self._parent.lines(self.intent).parent.parent)  # the entry of the batch's own folder
         return self._parent.keep(Intent(self.intent.id, self.count, self.intent.made))
-
-
-def _taken(lock: int) -> bool:
-    try:
-        return take(lock)
-    except OSError as error:  # where the file system has no locks, its users must keep two processes apart
-        if error.errno not in NO_LOCKS:
-            raise
-        return True
 
 
 @contextmanager
