@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sotopia_rl_data.asking.dispatch import Send
 from sotopia_rl_data.asking.pacing import Pacing
@@ -92,6 +92,7 @@ class Plan(Protocol):
         """Add every attempt at the plan's requests in the ledger to `tally`, those of earlier runs included."""
 
 
+@runtime_checkable
 class DivisiblePlan(Plan, Protocol):
     """A plan that can be asked in parts, on other machines."""
 

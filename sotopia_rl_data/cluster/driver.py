@@ -14,9 +14,9 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from sotopia_rl_data.asking.ask import capped
 from sotopia_rl_data.asking.keys import OWN, key_for
@@ -30,7 +30,6 @@ from sotopia_rl_data.costs.prices import Prices
 from sotopia_rl_data.costs.reservations import Hold
 from sotopia_rl_data.errors import AskingError, BudgetSpent, Interrupted, SotopiaDataError
 from sotopia_rl_data.hashing import sha256_of
-from sotopia_rl_data.ledger.attempt import Attempt
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Lookup, Outcome, PendingRequest
 from sotopia_rl_data.request import Request
@@ -45,8 +44,11 @@ _CALLS = 8  # the first loan of a worker is for so many calls
 _SDKS = ("OPENAI_", "ANTHROPIC_")  # variables that the providers' SDKs read
 
 
-class Lost(Exception):
-    """A shard's worker is gone."""
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A shard's worker is gone, and why."""
+
+    why: str
 
 
 class Pool(Protocol):
@@ -149,16 +151,17 @@ class Run:
 
     def _hand_out(self, number: int, make: Make) -> None:
         """Have a shard asked about, unless the ledger has all its answers."""
-        noted = _NotedLedger(self._ledger)
-        plan = make(cast(Ledger, noted))
-        if len(self._ledger) and not _is_left(plan, cast(Ledger, noted), self._options):
+        with self._ledger.noting() as known:
+            plan = make(self._ledger)
+            is_left = not len(self._ledger) or _is_left(plan, self._ledger, self._options)
+        if not is_left:
             self._done[number] = plan.total
             return
         name = f"{number}.{self._tries[number]}"
         task = ShardTask(
             name=name,
             plan=make,
-            known=noted.attempts_found(),
+            known=[attempt for attempts in known.values() for attempt in reversed(attempts)],
             endpoints=self._memory.text(),
             environment=self._environment,
             options=replace(self._options, workers=None, progress=None, ledger=None),
@@ -219,8 +222,8 @@ class Run:
             self._loans.pop(name).close(budget, isinstance(how, Lost))
         if isinstance(how, Lost):
             in_flight = self._in_flight.get(name, 0)
-            log.warning("shard %d was lost with %d calls in flight: %s", number + 1, in_flight, how)
-            self._hand_out_again(part, str(how))
+            log.warning("shard %d was lost with %d calls in flight: %s", number + 1, in_flight, how.why)
+            self._hand_out_again(part, how.why)
             return
         for outcome, other in zip(self._outcomes, how.outcomes, strict=False):
             outcome.count_trouble(other)
@@ -299,28 +302,6 @@ class _Loans:
             self._settled += cost
             budget.settle(hold, cost)
         self._holds.clear()
-
-
-class _NotedLedger:
-    """A ledger that notes the attempts that are looked up."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._found: dict[str, list[Attempt]] = {}
-
-    def attempts(self, key: str) -> list[Attempt]:
-        """As the ledger's."""
-        found = self._ledger.attempts(key)
-        if found:
-            self._found[key] = found
-        return found
-
-    def attempts_found(self) -> list[Attempt]:
-        """Every attempt that was looked up, once, the oldest of a key first."""
-        return [attempt for attempts in self._found.values() for attempt in reversed(attempts)]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._ledger, name)
 
 
 def _is_left(plan: Plan, ledger: Ledger, options: AskOptions) -> bool:

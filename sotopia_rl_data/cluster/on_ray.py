@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from sotopia_rl_data import plugins
@@ -74,13 +74,12 @@ class RayWorkers:
         where the cluster cannot be used."""
         if options.batching is not None:
             raise UsageError("A batch needs no workers: one process submits it.", "leave --on or --batch out")
-        if not hasattr(plan, "parts"):
+        if not isinstance(plan, DivisiblePlan):
             raise UsageError("What this command asks cannot be divided among workers.", "leave --on out")
-        divisible: DivisiblePlan = plan  # type: ignore[assignment]  # it has `parts`
         with _connected(self.address) as ray:
             pool = _RayPool(ray, self.gpus, does=_run_task)
             try:
-                return Run(divisible, ledger, options, prices, pool).ask()
+                return Run(plan, ledger, options, prices, pool).ask()
             finally:
                 pool.close()
 
@@ -103,20 +102,30 @@ class RayWorkers:
                     (ref, *_), _ = ray.wait(list(under_way))
                     yield under_way.pop(ref), _made(ray, ref)
             finally:
-                for ref in under_way:
-                    with suppress(Exception):
-                        ray.cancel(ref, force=True)
+                _cancel(ray, under_way)
 
 
 def _made(ray: Any, ref: Any) -> Any:
-    """What a task returned. Raises the error of ours that it raised, AskingError for any other."""
+    """What a task returned. Raises what `_fault` says of its error."""
     try:
         return ray.get(ref)
     except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, SotopiaDataError):
-            raise cause from error
-        raise AskingError(f"A worker failed: {' '.join(str(cause or error).split())[:400]}.", _LOGS) from error
+        raise _fault(error) from error
+
+
+def _fault(error: Exception) -> SotopiaDataError:
+    """The error of ours that a task raised; AskingError for any other."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, SotopiaDataError):
+        return cause
+    return AskingError(f"A worker failed: {' '.join(str(cause or error).split())[:400]}.", _LOGS)
+
+
+def _cancel(ray: Any, refs: Iterable[Any]) -> None:
+    """Give up tasks that are under way."""
+    for ref in refs:
+        with suppress(Exception):  # the cluster may be gone, and Ray raises anything then
+            ray.cancel(ref, force=True)
 
 
 class _RayPool:
@@ -166,8 +175,8 @@ class _RayPool:
         errors = self._ray.exceptions
         try:
             ended: Ended = self._ray.get(ref)
-        except errors.RayTaskError:
-            return cast(Lost, _made(self._ray, ref))  # which raises
+        except errors.RayTaskError as error:
+            raise _fault(error) from error
         except errors.RayError as error:
             return Lost(type(error).__name__)
         return ended
@@ -184,15 +193,13 @@ class _RayPool:
 
     def cancel(self) -> None:
         """Give up the shards that are under way."""
-        for ref in self._running:
-            with suppress(Exception):
-                self._ray.cancel(ref, force=True)
+        _cancel(self._ray, self._running)
 
     def close(self) -> None:
         """Leave nothing behind in the cluster."""
         self.cancel()
         if self._limiter is not None:
-            with suppress(Exception):
+            with suppress(Exception):  # as in `_cancel`
                 self._ray.kill(self._limiter)
 
 

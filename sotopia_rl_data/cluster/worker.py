@@ -180,10 +180,14 @@ class Leases:
     def _put_aside(self, group: int) -> None:
         """What is told until now is a message; what comes is told of `group`."""
         now = self.told
-        self._number += 1
-        now.number = self._number
-        self._untold.append(now)
+        self._send(now)
         self.told = Told(group, done=now.done, spent=now.spent, wanted=now.wanted)
+
+    def _send(self, told: Told) -> None:
+        """Put a message on its way, under the next number."""
+        self._number += 1
+        told.number = self._number
+        self._untold.append(told)
 
     def _borrowed(self, usd: float) -> None:
         if self._budget is not None:
@@ -206,10 +210,7 @@ class Leases:
             if pacer is self._pacer:
                 pacer.take(numbers, tokens)
             else:
-                late = Told(told.group, ended=len(numbers), done=self.told.done, spent=self.told.spent)
-                self._number += 1
-                late.number = self._number
-                self._untold.append(late)
+                self._send(Told(told.group, ended=len(numbers), done=self.told.done, spent=self.told.spent))
 
 
 class _LeasedEpoch(Epoch):
@@ -249,9 +250,9 @@ class LeasedPacer(Pacer):
             number, estimated, _ = self._unused.popleft()
             self.spent(estimated, tokens)
             return _LeasedEpoch(number)
-        waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if self._is_over:
             return _LeasedEpoch(-1)
+        waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.waiting.append((tokens, waiting))
         self._leases.is_wanted.set()
         return _LeasedEpoch(await waiting)

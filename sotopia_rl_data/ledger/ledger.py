@@ -11,6 +11,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -54,6 +55,7 @@ class Ledger:
         self._groups: OrderedDict[tuple[Path, int], pa.Table] = OrderedDict()
         self._files: list[Path] = []
         self._questions: KeyIndex | None = None
+        self._noted: dict[str, list[Attempt]] | None = None
         self._watched: dict[Path, int] = {}  # journal that another process writes -> how many of its bytes are indexed
         self._listed_at = -1  # the directory's time of change when it was last listed; -1: list it again
         self.claims = Claims(self.directory)
@@ -109,7 +111,19 @@ class Ledger:
 
     def attempts(self, key: str) -> list[Attempt]:
         """All attempts at a request, newest first, transport errors included. Empty where it was never sent."""
-        return [a for a in self._find(lambda: self._index, key) if a.key == key]
+        found = [a for a in self._find(lambda: self._index, key) if a.key == key]
+        if found and self._noted is not None:
+            self._noted[key] = found
+        return found
+
+    @contextmanager
+    def noting(self) -> Iterator[dict[str, list[Attempt]]]:
+        """What `attempts` finds inside the block, by key."""
+        noted = self._noted = {}
+        try:
+            yield noted
+        finally:
+            self._noted = None
 
     def tries(self, key: str) -> int:
         """How many attempts at a request there are, from the index alone; too many where other keys begin alike."""
