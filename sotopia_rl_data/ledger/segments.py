@@ -95,11 +95,16 @@ class Segments:
         it is not where this machine keeps its part."""
         try:
             where = json.loads((directory / _FOLDER / _WHERE).read_bytes())
+            bucket, machine = Bucket(where["address"]), where["machine"]
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             return None
-        bucket = Bucket(where["address"])
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise StoreError(
+                f"{directory / _FOLDER / _WHERE} does not name the bucket of the ledger.",
+                f"use a copy of the folder without {_FOLDER}",
+            ) from error
         is_ours = _folder_of(bucket).resolve() == directory.resolve()
-        return cls(directory, bucket, where["machine"]) if is_ours else None
+        return cls(directory, bucket, machine) if is_ours else None
 
     def appended(self) -> None:
         """An answer is in a journal. Raises StoreError where too much waits for a bucket that is away; the answer is
@@ -132,16 +137,16 @@ class Segments:
         that was killed has left. Raises StoreError."""
         with self._state() as state:
             self._send(state)
-            known = set(state.fetched)
-            new = [one.key for one in self._bucket.list("segments") if one.key not in known]
-            new = [key for key in new if not key.startswith(f"segments/{self._machine}/")]
+            known, ours = set(state.fetched), f"segments/{self._machine}/"
+            keys = [one.key for one in self._bucket.list("segments")]
+            new = [key for key in keys if key not in known and not key.startswith(ours)]
             if not new:
                 return
             path = self._directory / _FETCHED.format(time.time_ns())
             beside = self._directory / _FOLDER / path.name
             with beside.open("wb") as file, ThreadPoolExecutor(_AT_ONCE) as pool:
-                for data, _ in pool.map(self._bucket.read, new):
-                    file.write(data)
+                for first in range(0, len(new), _AT_ONCE):  # a machine that joins late has GBs to fetch
+                    file.writelines(data for data, _ in pool.map(self._bucket.read, new[first : first + _AT_ONCE]))
                 file.flush()
                 os.fsync(file.fileno())
             beside.chmod(0o600)
@@ -225,14 +230,14 @@ class Segments:
         """The state, which no other process reads or changes meanwhile."""
         with storing(self._directory, "spool", f"another with {SPOOL}=/DIR"):
             handle = open_lock(self._directory / _FOLDER / "lock")
-        try:
-            wait(handle)
-            state = self._read()
-            if state.pending:
-                self._settle(state)
-            yield state
-        finally:
-            os.close(handle)
+            try:
+                wait(handle)
+                state = self._read()
+                if state.pending:
+                    self._settle(state)
+                yield state
+            finally:
+                os.close(handle)
 
     def _settle(self, state: _State) -> None:
         if (self._directory / state.pending_in).exists():  # else a kill came before it appeared
@@ -247,8 +252,7 @@ class Segments:
             return _State()
 
     def _keep(self, state: _State) -> None:
-        with storing(self._directory, "spool", f"another with {SPOOL}=/DIR"):
-            replace_file(self._directory / _FOLDER / _STATE, json.dumps(asdict(state)).encode())
+        replace_file(self._directory / _FOLDER / _STATE, json.dumps(asdict(state)).encode())
 
 
 def _whole_lines(data: bytes) -> bytes:

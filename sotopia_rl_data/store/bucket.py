@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import configparser
 import datetime
+import errno
 import hashlib
 import os
 import re
@@ -148,7 +149,7 @@ class Bucket:
         except (FileNotFoundError, raised.BaseError) as error:
             missing = isinstance(error, FileNotFoundError | raised.NotFoundError)
             if missing and "NoSuchBucket" not in str(error):
-                raise FileNotFoundError from error
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.address) from error
             raise self._refused(str(error)) from None  # the text may hold an access key
 
     def _at(self) -> str:

@@ -149,6 +149,14 @@ def test_a_folder_from_others_sends_nothing_to_its_bucket(address: str, tmp_path
     assert in_bucket(address) == 0
 
 
+@pytest.mark.parametrize("said", [b"{", b"[1]", b"{}", b'{"address": 1, "machine": "m"}'])
+def test_a_folder_that_does_not_name_its_bucket_is_refused(said: bytes, tmp_path: Path) -> None:
+    (tmp_path / ".bucket").mkdir()
+    (tmp_path / ".bucket" / "bucket.json").write_bytes(said)
+    with pytest.raises(StoreError, match="does not name the bucket"):
+        Ledger(tmp_path)
+
+
 def test_a_kill_between_sending_and_noting_it_doubles_nothing(address: str, tmp_path: Path) -> None:  # noqa: F811
     with Ledger(address) as ledger:
         for i in range(3):
