@@ -51,19 +51,19 @@ def join(store: Store, parts: Sequence[Path], ref: DatasetRef) -> Joined:
     versions = [store.resolve(str(path.resolve())) for path in parts]
     _check(versions)
     configs = list(dict.fromkeys(chain.from_iterable(one.manifest.configs for one in versions)))
-    rows: Counter[str] = Counter()
     with store.stage(ref.name) as stage:
-        for config in configs:
-            rows[config] = _copy(stage, config, [one for one in versions if config in one.manifest.configs])
-        provenance = dict(versions[0].manifest.provenance) | {"command": "import"}
-        provenance["shard"] = None
+        rows = {
+            config: _copy(stage, config, [one for one in versions if config in one.manifest.configs])
+            for config in configs
+        }
+        first = versions[0].manifest
+        provenance = {name: value for name, value in first.provenance.items() if name != "shard"}
         for name in ("counts", "dialects"):
             sums: Counter[str] = Counter()
             for one in versions:
-                sums.update(one.manifest.provenance.get(name, {}))
+                sums.update(one.manifest.provenance[name])
             provenance[name] = dict(sorted(sums.items()))
-        told = {name: value for name, value in provenance.items() if value is not None or name == "where"}
-        return Joined(stage.commit(versions[0].manifest.recipe, told, ref.version), dict(rows))
+        return Joined(stage.commit(first.recipe, provenance, ref.version), rows)
 
 
 class Mapper(Protocol):
@@ -113,7 +113,7 @@ def _imported(paths: Sequence[Path], options: ImportOptions, shard: Shard) -> Fi
 
 def _check(versions: Sequence[Version]) -> None:
     """Raises UsageError where the versions are not all parts of one import."""
-    shards: dict[Shard, Version] = {}
+    shards, first = dict[Shard, Version](), versions[0]
     for one in versions:
         told = one.manifest.provenance.get("shard")
         if not isinstance(told, str):
@@ -124,7 +124,6 @@ def _check(versions: Sequence[Version]) -> None:
         if shard in shards:
             raise UsageError(f"Part {shard} is there twice: {one.dir} and {shards[shard].dir}.", "name it once")
         shards[shard] = one
-        first = versions[0]
         if one.manifest.recipe != first.manifest.recipe or _sources(one) != _sources(first):
             raise UsageError(
                 f"{one.dir} was imported from other files, or otherwise, than {first.dir}.",
