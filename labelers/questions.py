@@ -42,7 +42,7 @@ from sotopia_rl_data.ledger.lookup import Settled
 from sotopia_rl_data.request import CUT_OFF, CUT_OFF_THOUGHT, Reply, Request
 from sotopia_rl_data.schema import Attribution, Episode, Failure
 from sotopia_rl_data.secrets import without_server
-from sotopia_rl_data.shards import WHOLE, Shard
+from sotopia_rl_data.shards import WHOLE, Shard, divided
 from sotopia_rl_data.store import Version
 
 NO_SCORE = "no episode score"
@@ -176,13 +176,11 @@ class Questions:
     def parts(self, count: int) -> Iterator[Callable[[Ledger], Questions]]:
         """What makes the questions of each of `count` shards, anywhere: it holds the shard's episodes."""
         (part,) = self._parts
-        work = [(episode.episode_id, _length(part.plan, episode)) for episode in part.episodes()]
-        shards = [Shard(number + 1, count).of(work) for number in range(count)]
+        number_of = divided(((one.episode_id, _length(part.plan, one)) for one in part.episodes()), count)
         with ExitStack() as open_files:
-            files = [open_files.enter_context(TemporaryFile()) for _ in shards]
+            files = [open_files.enter_context(TemporaryFile()) for _ in range(count)]
             for episode in part.episodes():
-                place = next(place for place, has in enumerate(shards) if has(episode.episode_id))
-                pickle.dump(episode, files[place])
+                pickle.dump(episode, files[number_of(episode.episode_id) - 1])
             for file in files:
                 file.seek(0)
                 yield partial(_about_pickled, part.plan, file.read())

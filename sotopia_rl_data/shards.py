@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -54,23 +55,27 @@ class Shard:
     def of(self, episodes: Iterable[tuple[str, int]]) -> Callable[[str], bool]:
         """Whether an episode is in this shard, by its id. `episodes` are the ids of all, each once, with how much work
         an episode is, in any unit. Takes some 80 bytes of memory an episode."""
-        if self.count == 1:
-            return lambda _: True
-        import numpy as np
-
-        rows = np.fromiter(((_place(name), work) for name, work in episodes), np.dtype("u8,u8"))
-        rows = rows[np.argsort(rows["f0"], kind="stable")]
-        work = rows["f1"].astype(np.float64) + 1.0  # an episode without any work belongs somewhere too
-        middle = np.cumsum(work) - work / 2
-        part = np.minimum(np.floor(middle * (self.count / max(float(work.sum()), 1.0))), self.count - 1)
-        own = rows["f0"][part == self.number - 1]
-        if not len(own):
-            return lambda _: False
-        first, last = int(own[0]), int(own[-1])
-        return lambda name: first <= _place(name) <= last
+        number_of = divided(episodes, self.count)
+        return lambda name: number_of(name) == self.number
 
 
 WHOLE = Shard(1, 1)
+
+
+def divided(episodes: Iterable[tuple[str, int]], count: int) -> Callable[[str], int]:
+    """The number of the shard, of so many, that an episode is in, by its id. `episodes` are as in `Shard.of`."""
+    if count == 1:
+        return lambda _: 1
+    import numpy as np
+
+    rows = np.fromiter(((_place(name), work) for name, work in episodes), np.dtype("u8,u8"))
+    rows = rows[np.argsort(rows["f0"], kind="stable")]
+    work = rows["f1"].astype(np.float64) + 1.0  # an episode without any work belongs somewhere too
+    middle = np.cumsum(work) - work / 2
+    part = np.minimum(np.floor(middle * (count / max(float(work.sum()), 1.0))), count - 1)
+    places, starts = np.unique(part, return_index=True)  # a shard may be empty
+    numbers, firsts = [int(place) + 1 for place in places], rows["f0"][starts].tolist()
+    return lambda name: numbers[bisect_right(firsts, _place(name)) - 1]
 
 
 def _place(name: str) -> int:
