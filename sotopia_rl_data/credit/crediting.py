@@ -137,7 +137,7 @@ def label_by_replaying(
     replay: PlayedCredit = (
         Coalitions(settings, turns) if isinstance(settings, ShapleySettings) else Alternatives(settings, turns)
     )
-    run = _Playing(settings, replace(options, ledger=options.ledger_in(store)))
+    run = _Playing(settings, options, options.ledger_in(store))
     with TemporaryDirectory(prefix="sotopia-rl-data-") as folder:
         specs = replay.plays(run.ask)
         scratch = Store(Path(folder))  # plays become a dataset of the store once they have their scores
@@ -202,9 +202,9 @@ def _named(episode: Episode, only: Selection | None) -> list[Turn]:
 class _Playing:
     """The rounds in which policies are asked, and what they cost."""
 
-    def __init__(self, settings: PlaySettings, options: AskOptions) -> None:
-        self._settings, self._options, self._prices = settings, options, options.price_list()
-        self._tally = Tally()
+    def __init__(self, settings: PlaySettings, options: AskOptions, ledger: Path) -> None:
+        self._settings, self._options, self._prices = settings, replace(options, ledger=ledger), options.price_list()
+        self._ledger, self._tally = ledger, Tally()
         self.outcomes: list[Outcome] = []
 
     def left(self) -> AskOptions:
@@ -218,7 +218,7 @@ class _Playing:
 
     def ask(self, specs: Sequence[EpisodeSpec], take: Callable[[EpisodeRun], None]) -> None:
         """Play the dialogues that have turns left, and hand each on as it ends."""
-        with Ledger(self._options.ledger or Path(".ledger")) as ledger:
+        with Ledger(self._ledger) as ledger:
             chains = EpisodeChains(BranchPlan(self._settings, tuple(specs)), ledger, take)
             left, chains.tally = self.left(), self._tally
             self.outcomes += asking.ask(chains, ledger, left, self._prices)

@@ -99,7 +99,7 @@ class RenderedTexts:
         keys = sorted((turn.agent, turn.turn) for turn in episode.turns)
         for key, rendered in zip_longest(keys, self._prompts(episode)):
             if rendered is None or key != rendered[:2]:
-                turn = rendered[1] if rendered and rendered[:2] not in keys else key[1]
+                turn = (key or rendered)[1]
                 raise StoreError(
                     f"The prompts of the episode {episode.episode_id!r} do not match its utterances: see turn {turn}.",
                     "this is a bug: report it with the name of the template",

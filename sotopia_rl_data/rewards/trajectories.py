@@ -106,12 +106,12 @@ def _last_prompts(rewards: pa.Table, layout: Layout) -> pa.Table:
     """The rewards without the prompts that trajectories do not need: in the layout `chat` an agent's last prompt in an
     episode is enough, in others none is. All prompts of a long episode are many times as long as the episode."""
     prompts = rewards["prompt"]
-    if layout == "chat" and rewards.num_rows:
+    if layout != "chat":
+        prompts = pa.nulls(rewards.num_rows, prompts.type)
+    elif rewards.num_rows:
         keys = [encode(rewards[name])[0] for name in ("episode_id", "agent")]
         last = np.append(changes(*keys)[1:], True)
         prompts = pc.if_else(pa.array(last), prompts, pa.scalar(None, prompts.type))
-    elif layout != "chat":
-        prompts = pa.nulls(rewards.num_rows, prompts.type)
     return rewards.set_column(rewards.schema.get_field_index("prompt"), rewards.schema.field("prompt"), prompts)
 
 

@@ -483,10 +483,15 @@ def test_utterances_out_of_order_are_refused(tmp_path):
         toy.build(GOAL, texts=texts)
 
 
-def test_prompts_that_miss_an_utterance_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("wrong", "turn"),
+    [(lambda given: given[1:], 0), (lambda given: given[:-1], 2), (lambda given: [*given, given[-1]], 2)],
+    ids=["the first is missing", "the last is missing", "the last is there twice"],
+)
+def test_prompts_that_are_not_those_of_the_utterances_are_refused(wrong, turn, tmp_path):
     toy = split_toy(tmp_path)
-    with pytest.raises(StoreError, match="do not match its utterances"):
-        toy.build(GOAL, texts=RenderedTexts(toy.episodes, lambda e: list(prompts(e))[1:]))
+    with pytest.raises(StoreError, match=f"do not match its utterances: see turn {turn}"):
+        toy.build(GOAL, texts=RenderedTexts(toy.episodes, lambda e: wrong(list(prompts(e)))))
 
 
 def test_the_prompts_of_a_long_episode_are_held_some_at_a_time(tmp_path):
