@@ -332,7 +332,10 @@ def _show_import(report: ImportReport) -> None:
             )
     for warning in report.warnings:
         console.warn(warning)
-    if report.episodes and not report.scored:
+    if "shard" in report.version.manifest.provenance:
+        console.note("this is a part: `import --join` makes one version of all parts.")
+        console.next_commands(f"sotopia-rl-data show {report.version.name}")
+    elif report.episodes and not report.scored:
         console.note("no episode has a score: `evaluate` gives scores, or label with a schema that needs none.")
         console.next_commands(
             f"sotopia-rl-data show {report.version.name}",

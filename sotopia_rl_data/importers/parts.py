@@ -42,13 +42,13 @@ class Joined:
 
 
 def join(store: Store, parts: Sequence[Path], ref: DatasetRef) -> Joined:
-    """The parts of an import, each the folder of a version that `import --shard` made, as the next version of a
-    dataset; or as the one that the reference names.
+    """The parts of an import, each a version that `import --shard` made, by its folder or its name in the store, as the
+    next version of a dataset; or as the one that the reference names.
 
     Raises UsageError where a part is missing, is there twice, or was imported otherwise than the first; NotFound; and
     what committing raises. After an error the store is unchanged.
     """
-    versions = [store.resolve(str(path.resolve())) for path in parts]
+    versions = [store.resolve(str(path.resolve() if path.exists() else path)) for path in parts]
     _check(versions)
     configs = list(dict.fromkeys(chain.from_iterable(one.manifest.configs for one in versions)))
     with store.stage(ref.name) as stage:

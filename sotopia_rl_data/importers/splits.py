@@ -18,9 +18,9 @@ def empty_splits(
     sizes: Mapping[str, int], environments: Collection[str], episodes: Collection[str], options: ImportOptions
 ) -> list[str]:
     """A warning that names the empty splits and what to add to the command, or nothing. `environments` and `episodes`
-    are ids."""
+    are ids. Of a part of an import it says nothing."""
     empty = [split for split in SPLITS if not sizes.get(split)]
-    if not empty:
+    if not empty or options.shard is not None:
         return []
     said = f"nothing is in the split{'s' if len(empty) > 1 else ''} {' and '.join(empty)}"
     by_environment = options.split_by == "environment"

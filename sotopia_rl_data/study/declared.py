@@ -381,8 +381,8 @@ class _StudyReader(NodeReader):
         name = self.text(node, section)
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            meant = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'no names'}"
-            self.wrong(node, f"`{section}` has no {name!r}: {meant.rstrip('.')}")
+            meant = f" (did you mean {near[0]!r}?)" if near else f": it has {', '.join(known) or 'no names'}"
+            self.wrong(node, f"`{section}` has no {name!r}{meant}")
 
     def _check_circles(self, section: str, origins: Mapping[str, str]) -> None:
         for name in origins:

@@ -88,12 +88,17 @@ def test_the_commands_divide_and_join(store: Store):
     def run(*words: str) -> str:
         done = CliRunner().invoke(cli, ["import", *words, "--store", str(store.root)])
         assert done.exit_code == 0, done.output
-        return done.stdout
+        return done.stderr
 
-    for number in (1, 2):
-        run("--name", f"lab/part-{number}", "--shard", f"{number}/2")
-    parts = [str(store.resolve(f"lab/part-{number}").dir) for number in (1, 2)]
+    for number in (1, 2, 3):
+        said = run("--name", f"lab/part-{number}", "--shard", f"{number}/3")
+        assert "warning" not in said  # that a part has nothing in a split says nothing of the whole
+        assert " label " not in said
+    names = [f"lab/part-{number}" for number in (1, 2, 3)]
+    parts = [str(store.resolve(name).dir) for name in names]
     run("--join", *parts, "--name", "lab/joined")
+    run("--join", *names, "--name", "lab/by-name")
+    assert store.resolve("lab/by-name").digest == store.resolve("lab/joined").digest
     run("--name", "lab/whole")
     assert store.resolve("lab/joined").digest == store.resolve("lab/whole").digest
     refused = CliRunner().invoke(cli, ["import", "--join", *parts, "--name", "lab/joined", "--seed", "3"])
