@@ -42,7 +42,7 @@ class Store:
 
             self.mirror = Mirror(Bucket(root))
         self.root = self.mirror.root if self.mirror else Path(root)
-        self.address = self.mirror.bucket.address if self.mirror else str(self.root)
+        self.address = self.mirror.bucket.address if self.mirror else str(root)
         self.display = display or Silent()
 
     @classmethod
