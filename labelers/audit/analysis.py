@@ -184,12 +184,12 @@ def _test(probe: str, test: str, dimension: str, values: Floats, episode: np.nda
     if not len(values):
         return Finding(probe, test, dimension, 0, 0, None, None, None, None, 1.0, 1.0)
     code = np.unique(episode, return_inverse=True)[1]
-    sums = np.stack([np.bincount(code, values), np.bincount(code)], axis=1)
-    drawn = statistics.resampled(sums, seed=seed)
-    low, high = statistics.percentile_interval(drawn[:, 0] / drawn[:, 1], len(sums)) or (None, None)
+    low, high = statistics.mean_interval(values, code, seed=seed) or (None, None)
     p = statistics.sign_flip_test(values, episode, seed=seed)
     effect = statistics.standardised_shift(values)
-    return Finding(probe, test, dimension, len(values), len(sums), float(values.mean()), low, high, effect, p, p)
+    return Finding(
+        probe, test, dimension, len(values), int(code.max()) + 1, float(values.mean()), low, high, effect, p, p
+    )
 
 
 def _adjusted(tests: Sequence[Finding], correct: Callable[[list[float]], Floats]) -> tuple[Finding, ...]:

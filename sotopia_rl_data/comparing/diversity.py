@@ -25,11 +25,11 @@ def distinct(units: Iterable[Unit], n: int, level: float = 0.95) -> Figure:
 
     Words are compared without case and punctuation, and an n-gram lies within one utterance.
     """
-    places: dict[tuple[int, str], int] = {}
+    places: dict[str, int] = {}
     owner: dict[tuple[str, ...], int] = {}  # the only episode that has it
     totals: list[int] = []
     for unit in units:
-        place = places.setdefault((unit.run, unit.episode_id), len(places))
+        place = places.setdefault(unit.episode, len(places))
         if place == len(totals):
             totals.append(0)
         for text in unit.speech:

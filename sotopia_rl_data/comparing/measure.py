@@ -327,7 +327,7 @@ def _talk(label: str, partner: str, method: str, units: Sequence[Unit], level: f
         scenarios=label,
         partner=partner,
         method=method,
-        episodes=len({(unit.run, unit.episode_id) for unit in units}),
+        episodes=len({unit.episode for unit in units}),
         turns=float(np.mean([unit.turns for unit in units])),
         utterances=utterances / len(units),
         words=words / len(units),
@@ -370,7 +370,7 @@ def _evaluators_as_opinions(units: Sequence[Unit], dimensions: Sequence[str]) ->
     """The matrix of evaluators by (episode, agent, dimension): each score as a part of its dimension's range, so that
     dimensions of different ranges can be laid together."""
     evaluators = sorted({evaluator for unit in units for evaluator in unit.scores})
-    episodes = {name: i for i, name in enumerate(dict.fromkeys(f"{unit.run} {unit.episode_id}" for unit in units))}
+    episodes = {name: i for i, name in enumerate(dict.fromkeys(unit.episode for unit in units))}
     agents = {name: i for i, name in enumerate(dict.fromkeys(unit.agent for unit in units))}
     ranges = {one.name: (one.low, one.high) for one in SOTOPIA_EVAL}
     rows = [(unit, d) for unit in units for d in range(len(dimensions))]
@@ -387,7 +387,7 @@ def _evaluators_as_opinions(units: Sequence[Unit], dimensions: Sequence[str]) ->
         dimensions=tuple(dimensions),
         episodes=tuple(episodes),
         agents=tuple(agents),
-        episode=np.array([episodes[f"{unit.run} {unit.episode_id}"] for unit, _ in rows], np.int32),
+        episode=np.array([episodes[unit.episode] for unit, _ in rows], np.int32),
         agent=np.array([agents[unit.agent] for unit, _ in rows], np.int32),
         turn=np.zeros(len(rows), np.int32),
         dimension=np.array([d for _, d in rows], np.int32),

@@ -70,6 +70,11 @@ class Unit:
     speech: tuple[str, ...] = ()
 
     @property
+    def episode(self) -> str:
+        """The episode among those of all runs."""
+        return f"{self.run} {self.episode_id}"
+
+    @property
     def agent(self) -> str:
         """The agent's id."""
         return self.cast[self.position]
@@ -284,7 +289,7 @@ def key_of(unit: Unit, together: bool = False) -> Key:
 
 def one_conversation(units: Sequence[Unit]) -> bool:
     """Whether several agents of one episode are among these."""
-    return len({(unit.run, unit.episode_id) for unit in units}) < len(units)
+    return len({unit.episode for unit in units}) < len(units)
 
 
 def _by_key(units: Iterable[Unit], together: bool) -> dict[Key, list[Unit]]:

@@ -189,6 +189,14 @@ def resampled(sums: ArrayLike, *, resamples: int = 1000, seed: int = 0) -> Float
     return np.concatenate(blocks) if blocks else np.zeros((0, *s.shape[1:]))
 
 
+def mean_interval(values: ArrayLike, cluster: ArrayLike, *, seed: int = 0) -> tuple[float, float] | None:
+    """The 95 % interval of the mean of `values` when whole clusters are drawn, as `bootstrap_interval` has it, by sums.
+    `cluster` numbers each value's cluster, from 0 on without a gap. None where there are fewer than two clusters."""
+    sums = np.stack([np.bincount(np.asarray(cluster), values), np.bincount(np.asarray(cluster))], axis=1)
+    drawn = resampled(sums, seed=seed)
+    return percentile_interval(drawn[:, 0] / drawn[:, 1], len(sums))
+
+
 def percentile_interval(resampled_values: ArrayLike, clusters: int, level: float = 0.95) -> tuple[float, float] | None:
     """The expanded percentile interval of resampled values; NaN are left out.
 

@@ -54,16 +54,16 @@ def run_steps(steps: Sequence[StudyStep], work: Workshop, announce: Announce) ->
         if isinstance(step, DatasetStep) and step.source.ref:
             step.run(work, {}, "")  # a dataset that is not there is known before anything is made
     with _alone(work.folder):
-        spent = sum(known.usd for _, _, known in _known(steps, work) if known)
+        spent = sum(known.spent for _, _, known in _known(steps, work) if known)
         for step in steps:
             inputs = {name: results[name] for name in step.needs}
             key = _key(step, inputs)
             made = _noted(work, step, key)
             if made is None or _is_to_repeat(work, made):
                 announce(step.name)
-                before = made.usd if made else 0.0
+                before = made.spent if made else 0.0
                 made = step.run(work.spending(spent - before), inputs, key)
-                spent += made.usd - before
+                spent += made.spent - before
                 _note(work, step, key, made)
             results[step.name] = made
     return results

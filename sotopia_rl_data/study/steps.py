@@ -48,8 +48,13 @@ class StepResult:
     run: str = ""
 
     @property
-    def usd(self) -> float:
-        """What it cost or may have cost, as a budget counts it."""
+    def usd(self) -> float | None:
+        """What it cost or may have cost; None where something has no price."""
+        return self.spent if all(line["total"] is not None for line in self.bill) else None
+
+    @property
+    def spent(self) -> float:
+        """The same as a budget counts it, which leaves out what has no price."""
         return sum((line["total"] or 0.0) + (line["maybe"] or 0.0) for line in self.bill)
 
 

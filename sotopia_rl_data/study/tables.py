@@ -136,10 +136,9 @@ class _Tables:
             rows.append(
                 [name, one.count, one.nulls, mean, *map(Cell, (one.sd, one.min, one.q25, one.median, one.q75, one.max))]
             )
-            shares, edges = (
-                np.histogram(rewards, BINS, (0.0, 1.0)) if len(rewards) else (np.zeros(BINS), np.zeros(BINS + 1))
-            )
-            panels.append(Panel(name, (), bars=(shares / max(len(rewards), 1)).tolist(), edges=edges.tolist()))
+            counts, edges = np.histogram(rewards, BINS, (min([0.0, *rewards]), max([1.0, *rewards])))
+            bars = [count / len(rewards) for count in counts.tolist()] if rewards else []
+            panels.append(Panel(name, (), bars=bars, edges=edges.tolist()))
         columns = ("labels", "utterances", "without", "mean", "sd", "min", "25 %", "median", "75 %", "max")
         return StudyTable(spec.name, spec.title, columns, rows, (_INTERVALS,), "bars", panels)
 
@@ -252,8 +251,8 @@ class _Tables:
         for partner in self._study.plays.partners:
             for policy in spec.of:
                 some = _of_condition(units[policy], partner, None)
-                episodes = [_episode(unit) for unit in some]
-                spoken = [(text, episode) for unit, episode in zip(some, episodes, strict=True) for text in unit.speech]
+                episodes = [unit.episode for unit in some]
+                spoken = [(text, unit.episode) for unit in some for text in unit.speech]
                 words = over_episodes([float(len(text.split())) for text, _ in spoken], [one for _, one in spoken])
                 turns = over_episodes([float(unit.turns) for unit in some], episodes)
                 said = over_episodes([float(unit.utterances) for unit in some], episodes)
@@ -271,21 +270,28 @@ class _Tables:
     def _cost(self, spec: TableSpec) -> StudyTable:
         """What has a price, step by step; scripts, people and models of one's own have none."""
         rows: list[list[Any]] = []
-        by_step: dict[str, float] = {}
+        costs: dict[str, list[float | None]] = {}
         for step, made in self._results.items():
             for line in made.bill:
                 usage, usd = line["usage"], line["total"]
                 if usd != 0:
                     tokens = [usage[name] for name in ("input", "cached", "output")]
                     rows.append([step, line["judge"], line["calls"], *tokens, None if usd is None else Cell(usd)])
-                    by_step[step] = by_step.get(step, 0.0) + (usd or 0.0)
+                    costs.setdefault(step, []).append(usd)
+        by_step = {step: _sum(some) for step, some in costs.items()}
         sums = [sum(row[place] for row in rows) for place in (2, 3, 4, 5)]
-        is_known = all(row[6] is not None for row in rows)
-        rows.append(["all", None, *sums, Cell(sum(by_step.values())) if is_known else None])
+        usd = _sum(list(by_step.values()))
+        rows.append(["all", None, *sums, None if usd is None else Cell(usd)])
         panels = [Panel("USD", list(by_step), [Cell(usd) for usd in by_step.values()])] if any(by_step.values()) else []
         columns = ("step", "judge or policy", "calls", "tokens in", "cached", "tokens out", "USD")
         note = "All runs together, at the prices of the day on which each step was made, without training."
         return StudyTable(spec.name, spec.title, columns, rows, (note,), panels=panels)
+
+
+def _sum(costs: Sequence[float | None]) -> float | None:
+    """None where one of them is not known."""
+    known = [usd for usd in costs if usd is not None]
+    return sum(known) if len(known) == len(costs) else None
 
 
 def over_episodes(values: Sequence[float], episodes: Sequence[str]) -> Cell:
@@ -293,22 +299,13 @@ def over_episodes(values: Sequence[float], episodes: Sequence[str]) -> Cell:
     if not len(values):
         return Cell(None)
     places = {episode: place for place, episode in enumerate(dict.fromkeys(episodes))}
-    sums = np.zeros((len(places), 2))
-    np.add.at(
-        sums, [places[episode] for episode in episodes], np.stack([np.asarray(values), np.ones(len(values))], axis=1)
-    )
-    drawn = statistics.resampled(sums)
-    low, high = statistics.percentile_interval(drawn[:, 0] / drawn[:, 1], len(places)) or (None, None)
+    low, high = statistics.mean_interval(values, [places[episode] for episode in episodes]) or (None, None)
     return Cell(float(np.mean(values)), low, high)
 
 
-def _episode(unit: Unit) -> str:
-    return f"{unit.run} {unit.episode_id}"
-
-
 def _mean_score(units: Sequence[Unit], evaluator: str, dimension: str) -> Cell:
-    scored = [unit for unit in units if unit.score(evaluator, dimension) is not None]
-    return over_episodes([unit.score(evaluator, dimension) or 0.0 for unit in scored], list(map(_episode, scored)))
+    scored = [(score, unit.episode) for unit in units if (score := unit.score(evaluator, dimension)) is not None]
+    return over_episodes([score for score, _ in scored], [episode for _, episode in scored])
 
 
 def _difference(contrast: MethodContrast | None, dimension: str) -> Cell | None:
@@ -371,5 +368,7 @@ def _cell(figure: Figure) -> Cell:
 
 def _measured(figure: Mapping[str, float | None], is_first: bool) -> Cell:
     low, high = figure["difference_low"], figure["difference_high"]
-    is_alike = is_first or low is None or high is None or low <= 0 <= high
-    return Cell(figure["value"], figure["low"], figure["high"], "" if is_alike else "+" if (low or 0) > 0 else "−")
+    mark = ""
+    if not is_first and low is not None and high is not None:
+        mark = "+" if low > 0 else "−" if high < 0 else ""
+    return Cell(figure["value"], figure["low"], figure["high"], mark)

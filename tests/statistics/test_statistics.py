@@ -294,6 +294,13 @@ def test_resampled_sums_are_the_statistic_of_the_drawn_rows():
     assert found[:, 0] / found[:, 1] == pytest.approx(expected)
 
 
+def test_the_interval_of_a_mean_by_sums_is_that_of_the_drawn_rows():
+    values, cluster = [1.0, 2.0, 4.0, 8.0, 3.0], [0, 0, 1, 2, 1]
+    drawn = s.bootstrap_interval(lambda weights: float(np.average(values, weights=weights)), cluster)
+    assert s.mean_interval(values, cluster) == pytest.approx(drawn)
+    assert s.mean_interval([1.0, 2.0], [0, 0]) is None
+
+
 @pytest.mark.slow
 def test_the_interval_over_episodes_covers_the_truth_in_93_to_97_percent_of_500_and_a_naive_one_does_not():
     """Two judges, 60 episodes of 8 utterances, levels that share an episode's mood: the mean difference, whose truth is

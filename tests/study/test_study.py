@@ -14,6 +14,7 @@ from sotopia_rl_data import locks
 from sotopia_rl_data.cli import program
 from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.importers import samples_path
+from sotopia_rl_data.study.steps import StepResult
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -125,6 +126,21 @@ def test_a_change_of_the_file_makes_only_what_hangs_on_it(run: Run, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_a_histogram_has_every_reward_wherever_it_lies(run: Run, tmp_path: Path):
+    text = SMALL.partition("policies:")[0].replace("preset: scaled", "normaliser: zscore")
+    run(text + "tables: {rewards: {show: distributions, of: [direct, scaled]}}\n")
+    (table,) = json.loads((tmp_path / "studies/small/study.json").read_text())["tables"]
+    assert table["rows"][1][5]["value"] < 0 < 1 < table["rows"][1][9]["value"]
+    assert [sum(panel["bars"]) for panel in table["panels"]] == pytest.approx([1, 1])
+
+
+def test_what_has_no_price_is_not_summed_as_nothing():
+    lines = [{"total": 0.5, "maybe": 0.25}, {"total": None, "maybe": None}]
+    assert StepResult("a@v1.0.0", "d", bill=lines[:1]).usd == 0.75
+    assert (StepResult("a@v1.0.0", "d", bill=lines).usd, StepResult("a@v1.0.0", "d", bill=lines).spent) == (None, 0.75)
+
+
+@pytest.mark.slow
 def test_one_budget_holds_for_all_steps_together_and_a_larger_one_goes_on(run: Run, tmp_path: Path):
     price = "price: {input: 1, output: 4, longest: 4096}"
     with running() as provider:
@@ -211,7 +227,7 @@ WRONG = [
     ("{judges: [lexical], schema: direct}", "{from: scaled}", "direct from scaled from direct: this leads back to"),
     ("{from: direct", "{from: dirrect", "study.yaml:5: `labels` has no 'dirrect' (did you mean 'direct'?)."),
     ("  direct: {j", "  Dir ect: {j", "study.yaml:4: 'Dir ect' cannot be a name"),
-    ("episodes: samples", "episodes: lab/none", "study.yaml:2: The store './store' has no dataset 'lab/none'"),
+    ("episodes: samples", "episodes: lab/none", "study.yaml:2: The store 'store' has no dataset 'lab/none'"),
     ("episodes: samples", "episodes: {files: [none.jsonl]}", "study.yaml:2: there is no file 'none.jsonl'"),
     ("name: small", "name: ../small", "study.yaml:1: '../small' cannot be a name"),
     ("name: small", "name: small\nname: small", "study.yaml:2: a study has the key 'name' twice"),
