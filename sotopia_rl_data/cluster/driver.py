@@ -176,9 +176,12 @@ class Run:
         """Keep answers, lend, and show how far the run is."""
         for group, attempt in news.attempts:
             self._ledger.append(attempt)
+            outcome = self._outcomes[group]
             if attempt.status == "answer":
-                self._outcomes[group].asked += 1
-                self._outcomes[group].count(attempt.model, attempt.reply)
+                outcome.asked += 1
+                outcome.count(attempt.model, attempt.reply)
+            elif attempt.usage is not None:  # it is billed all the same
+                outcome.count_usage(attempt.model, attempt.usage)
         for name, done in news.done.items():
             self._done[int(name.partition(".")[0])] = done
         self._in_flight = news.permits

@@ -22,11 +22,12 @@ from click.testing import CliRunner
 from fixtures.flat_calls import label, plan_of, rollout
 from fixtures.labelling import boats, put, sim
 from fixtures.places import ROOT
+from fixtures.thread_workers import PRICES, cost
 
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.cluster.on_ray import RayWorkers
 from sotopia_rl_data.errors import UsageError
-from sotopia_rl_data.fake_provider.running import Running, running
+from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.rollouts.scenarios import scenes_of
 from sotopia_rl_data.store import Store
 
@@ -35,7 +36,6 @@ ray = pytest.importorskip("ray", reason="needs the ray extra: pip install -e '.[
 pytestmark = pytest.mark.long
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 CLIENTS = 23_456  # the port of `ray://` on the head
-PRICES = 'as_of: 2026-11-01\nhosts: {"*": {sim-judge: [1000, 100, 1250, 4000]}}\n'
 PLUGIN = """
 import json, os
 class Seen:
@@ -79,11 +79,6 @@ def connected(nodes: Nodes) -> Iterator[Nodes]:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
-
-
-def cost(provider: Running) -> float:
-    usage = provider.log()["usage"]
-    return ((usage["input"] - usage["cached"]) * 1000 + usage["cached"] * 100 + usage["output"] * 4000) / 1e6
 
 
 def labelled(folder: Path, *more: str, judge: str = "lexical", **variables: str) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ import pytest
 from fixtures.flat_calls import evaluate, label, plan_of, rollout
 from fixtures.labelling import boats, put, sim
 from fixtures.places import ROOT
-from fixtures.thread_workers import ThreadWorkers
+from fixtures.thread_workers import PRICES, ThreadWorkers, cost
 
 from sotopia_rl_data.asking.pacing import Pacing
 from sotopia_rl_data.errors import AskingError, BudgetSpent, UsageError
@@ -18,7 +18,6 @@ from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.rollouts.scenarios import scenes_of
 from sotopia_rl_data.store import Store
 
-PRICES = 'as_of: 2026-11-01\nhosts: {"*": {sim-judge: [1000, 100, 1250, 4000]}}\n'
 ASKED = {"preset": "goal-only", "sampling": {"max_tokens": 200}}
 
 
@@ -95,10 +94,14 @@ def test_a_budget_holds_for_all_workers_together(store: Store, tmp_path: Path):
         assert made.digest == digest_of_one_process(provider, tmp_path, 20)
 
 
-def cost(provider: Running) -> float:
-    usage = provider.log()["usage"]
-    uncached = usage["input"] - usage["cached"]
-    return (uncached * 1000 + usage["cached"] * 100 + usage["output"] * 4000) / 1e6
+@pytest.mark.slow
+def test_the_tokens_of_calls_that_brought_no_answer_are_on_the_account_of_the_run_too(store: Store):
+    put(store, boats(4))
+    with running(habit="error_inside_a_choice") as provider:
+        made = label(store, "lab/episodes", judges=[sim(provider)], workers=ThreadWorkers(2), **ASKED)
+        used, usage = made.usage["sim-judge"], provider.log()["usage"]
+        assert made.asked == 8 < provider.log()["requests"]
+        assert (used.input, used.output) == (usage["input"], usage["output"])
 
 
 @pytest.mark.slow
