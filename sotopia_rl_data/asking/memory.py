@@ -28,7 +28,7 @@ FORMS_KEPT_S = 30 * 86_400.0  # a server may have learned more by then
 PACE_KEPT_S = 86_400.0
 _PACE = "pace"
 _ENOUGH = 50  # after this many answers a run knows how fast it may ask
-FILE = "endpoints.json"
+_FILE = "endpoints.json"
 _WAIT_S = 2.0  # the longest wait for another process that is writing; after it, nothing is kept
 
 
@@ -36,7 +36,7 @@ class EndpointMemory:
     """The memory in a ledger's folder. An entry is a JSON object, kept under a target and a name, with its time."""
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / FILE
+        self._path = directory / _FILE
 
     def recall(self, target: Target, name: str, longest_s: float) -> Any:
         """The entry, unless it is older than `longest_s` seconds; None where there is none."""
@@ -60,13 +60,13 @@ class EndpointMemory:
                 beside.replace(self._path)
 
     def text(self) -> str:
-        """All of it, for a worker on another machine; empty where there is nothing."""
+        """All of it, for another machine; empty where there is nothing."""
         with suppress(OSError):
             return self._path.read_text("utf-8")
         return ""
 
     def adopt(self, text: str) -> None:
-        """Take over what a worker has found out, unless something is remembered already."""
+        """Take over the `text` of another machine's memory, unless something is remembered already."""
         if text and not self._path.exists():
             with suppress(OSError):
                 self._path.write_text(text, "utf-8")

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 from sotopia_rl_data.asking.ask import ask_within, capped
-from sotopia_rl_data.asking.memory import FILE as ENDPOINTS
+from sotopia_rl_data.asking.memory import EndpointMemory
 from sotopia_rl_data.asking.pacing import Epoch, Pacer, Pacing
 from sotopia_rl_data.asking.plan import AskOptions, Plan
 from sotopia_rl_data.cluster.limiter import Told
@@ -69,8 +69,8 @@ def ask_shard(shard: ShardTask, limiter: LimiterCalls) -> Ended:
     """Ask what is left to ask of a shard. Whatever ends it, every answer was told to the limiter."""
     with TemporaryDirectory(prefix="sotopia-rl-data-shard-") as folder:
         path = Path(folder)
-        if shard.endpoints:
-            (path / ENDPOINTS).write_text(shard.endpoints, encoding="utf-8")
+        memory = EndpointMemory(path)
+        memory.adopt(shard.endpoints)
         leases = Leases(shard.name, limiter, shard.tell_s)
         pacing = replace(shard.options.pacing, shared=leases.pacer)
         options = replace(shard.options, pacing=pacing, progress=leases.show, ledger=path)
@@ -89,8 +89,7 @@ def ask_shard(shard: ShardTask, limiter: LimiterCalls) -> Ended:
                 error = raised
             finally:
                 asyncio.run(leases.finish())
-        learned = path / ENDPOINTS
-        return Ended(outcomes, error, learned.read_text("utf-8") if learned.exists() else "")
+        return Ended(outcomes, error, memory.text())
 
 
 class ToldLedger(Ledger):
