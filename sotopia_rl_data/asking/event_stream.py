@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 from sotopia_rl_data.asking.reading import json_or_none
@@ -34,15 +35,16 @@ def events_of(raw: bytes) -> list[dict[str, Any]]:
 
 
 def _objects_in(told: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """The objects in the lines of data, which may each be in several lines; blank ones stand between events."""
-    parts: list[bytes] = []
-    for line in told:
-        parts = [*parts, line] if line else []
-        value = END if line == b"[DONE]" else json_or_none(b"\n".join(parts))
-        if value is not None:
-            parts = []
-        if isinstance(value, dict):
-            yield value
+    """The objects in the lines of data: each in one line, or in all the lines between two blank ones."""
+    for _, lines in groupby(told, key=bool):
+        parts = list(lines)
+        whole = json_or_none(b"\n".join(parts))
+        values = map(_value_of, parts) if whole is None else [whole]
+        yield from (value for value in values if isinstance(value, dict))
+
+
+def _value_of(line: bytes) -> Any:
+    return END if line == b"[DONE]" else json_or_none(line)
 
 
 def completion_of(events: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -93,8 +93,7 @@ def unreachable(target: Target, reason: str, sent: bool = True) -> Unavailable:
 def error_inside(target: Target, body: object) -> AskingError:
     """The error for a 200 whose body tells of one in place of a completion: by the status or the limit that it names,
     else a fault."""
-    limited = 429 if _identifiers(body) & _RATE else 502
-    return status_error(target, _status_inside(body) or limited, body, {})
+    return status_error(target, _status_inside(body) or 502, body, {})
 
 
 def not_an_answer(target: Target, body: object, usage: Usage | None = None) -> AskingError:
@@ -111,10 +110,12 @@ def not_an_answer(target: Target, body: object, usage: Usage | None = None) -> A
 
 
 def _status_inside(body: object) -> int | None:
-    """The HTTP status of an error that a body names; None where it names none."""
+    """The HTTP status of an error that a body names, as a number or as the name of a limit; None where it names
+    none."""
     places = [place for place in (_error_of(body), body) if isinstance(place, dict)]
     told = (str(place.get(name)) for place in places for name in _STATUSES)
-    return next((int(status) for status in told if re.fullmatch("[45][0-9][0-9]", status)), None)
+    named = 429 if _identifiers(body) & _RATE else None
+    return next((int(status) for status in told if re.fullmatch("[45][0-9][0-9]", status)), named)
 
 
 def says_something(error: object) -> bool:
@@ -137,12 +138,10 @@ def refusal_of(error: Filtered) -> Reply:
 def fault_inside(target: Target, fault: object, usage: Usage) -> Unavailable:
     """The error for a fault that a server tells inside a 200, beside or in place of the answer, with the tokens that it
     bills for it."""
-    code = fault.get("code") if isinstance(fault, dict) else None
-    limited = str(code) == "429"
     return Unavailable(
         f"{target.model} at {target.base_url} gave no whole answer: {provider_text(fault, key_for(target).value)}",
         "run the same command again later",
-        status=429 if limited else 502,
+        status=429 if _status_inside(fault) == 429 else 502,
         tokens=tokens_of(usage),
     )
 

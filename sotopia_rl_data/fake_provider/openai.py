@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -15,7 +16,8 @@ from sotopia_rl_data.fake_provider.running import ProviderOptions
 
 _MOST_LINES, _MOST_BYTES = 50_000, 200_000_000  # limits of one batch
 _KEYS, _KEY, _VALUE = 16, 64, 512  # most keys in a batch's metadata, and the greatest lengths of a key and of a value
-_LATE = 2  # how often a batch that has ended is looked at before it names its files, where it is told late
+# how often a batch that has ended is looked at before it names its files, by how batches are told
+_LATE = {"late": 2, "never": math.inf}
 _CODES = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
 
 
@@ -211,7 +213,7 @@ def _batch_json(server: BatchServer, batch: Batch) -> dict[str, Any]:
         body["request_counts"] = {"total": 0, "completed": 0, "failed": 0}
     elif ended:
         batch.looks += 1
-        if server.told != "late" or batch.looks > _LATE:
+        if batch.looks > _LATE.get(server.told, 0):
             body["output_file_id"] = _file(server, batch, "output", ("succeeded",))
             body["error_file_id"] = _file(server, batch, "error", ("errored", "expired"))
         body[f"{body['status']}_at"] = int(ended)

@@ -128,7 +128,9 @@ class ProviderOptions:
     batch_torn: float = _share("share of a batch's requests whose result is cut off in the middle of its line")
     batch_failed: float = _share("share of a batch's requests that end in an error of the server")
     batch_expired: float = _share("share of a batch's requests that expire")
-    batch_told: str = _option("", "how batches are told: bare (no counts, no status), loud (other words), late (files)")
+    batch_told: str = _option(
+        "", "how batches are told: bare (no counts, no status), loud (other words), late, never (files)"
+    )
     batch_queue: int = _option(0, "requests that may be under way in batches at once; 0: any number")
     stall: str = _option("", "steps at which batches hang for --hang s: upload, list, create, created, poll, fetch")
     stalls: int = _option(1, "how many requests hang at each of these steps, counted from the first")

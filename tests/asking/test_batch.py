@@ -22,6 +22,7 @@ from sotopia_rl_data.asking.batch.intent import Intent
 from sotopia_rl_data.errors import Rejected, Unavailable, UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.request import Target
 
 
 @pytest.mark.slow
@@ -82,6 +83,23 @@ def test_a_batch_is_fetched_once_in_whatever_words_its_end_and_its_results_are_t
         outcome, _ = ask_in_batches(questions(6, target(provider, at)), batches(provider, at), tmp_path)
         assert (outcome.asked, outcome.unreachable, outcome.faults) == (6, 0, 0)
         assert at.log()["batch"]["sizes"] == [6]
+
+
+@pytest.mark.slow
+def test_a_batch_that_never_names_its_results_ends_the_run_and_is_not_submitted_anew(tmp_path: Path):
+    with running(batch_told="never") as at:
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="fetched: sim: the batch has ended, and names no file") as told:
+                ask_in_batches(questions(6, target("openai", at)), batches("openai", at), tmp_path)
+            folder = re.search("delete the folder (.*) to ask its requests again", told.value.hint)
+            assert folder is not None
+            assert Path(folder[1]).is_dir()
+        assert at.log()["batch"]["sizes"] == [6]
+
+
+def test_a_line_that_succeeded_without_a_message_may_have_been_billed():
+    client = anthropic.AnthropicBatchClient(Target("anthropic", "sim", "http://127.0.0.1:1"))
+    assert getattr(client._read({"result": {"type": "succeeded", "message": None}}), "status", None) == 200
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -11,9 +12,9 @@ from hypothesis import strategies as st
 
 from sotopia_rl_data.asking import anthropic, openai
 from sotopia_rl_data.asking.batch.client import lines_of
-from sotopia_rl_data.asking.event_stream import completion_of, message_of
+from sotopia_rl_data.asking.event_stream import completion_of, events_of, message_of
 from sotopia_rl_data.asking.reading import MOST_BYTES, json_or_none, texts_of, thought_of, with_call
-from sotopia_rl_data.errors import AskingError
+from sotopia_rl_data.errors import AskingError, Unavailable
 from sotopia_rl_data.request import Reply, Target, Usage, usage_of
 
 TARGET = Target("openai", "sim", "http://127.0.0.1:1/v1")
@@ -59,6 +60,21 @@ def test_any_shape_is_a_reply_or_an_error_of_ours(odd: Any, usage: Any, where: s
         assert isinstance(reply.text, str)
         assert isinstance(reply.thought, str)
         assert is_possible(reply.usage)
+
+
+@pytest.mark.parametrize("told", [{"code": 429}, {"status": 429}, {"type": "rate_limit_error"}])
+def test_a_limit_in_an_answers_place_is_a_limit_however_it_is_told(told: dict[str, Any]):
+    for body in ({"error": told}, {"choices": [{"message": {"content": ""}, "error": told}]}):
+        with pytest.raises(Unavailable) as limited:
+            openai.read_completion(TARGET, body)
+        assert limited.value.status == 429
+
+
+def test_a_stream_of_lines_that_are_not_json_is_read_through_once():
+    """Where each line is read together with all before it, these take a minute."""
+    began = time.process_time()
+    assert events_of(b"data: {x\n" * 120_000) == []
+    assert time.process_time() - began < 15
 
 
 @given(NUMBERS, NUMBERS, NUMBERS, NUMBERS)

@@ -106,8 +106,8 @@ class AnthropicBatchClient(BatchClient):
         result = line.get("result")
         if not isinstance(result, dict):
             result = {}
-        match result.get("type"):
-            case "succeeded" | None if result.get("message"):
+        match result.get("type") or ("succeeded" if "message" in result else ""):
+            case "succeeded":
                 return anthropic.read_message(self.target, result.get("message"))
             case "expired":
                 raise expired(self.target)

@@ -88,7 +88,7 @@ class OpenAIBatchClient(BatchClient):
         names, (completed, failed) = (retrieved.output_file_id, retrieved.error_file_id), _counts(retrieved)
         has_results = failed or str(retrieved.status).lower() == "completed"
         if (completed and not names[0]) or (has_results and not any(names)):
-            raise Unavailable(f"{self.target.model}: the batch {batch} has ended, and names no file of results yet")
+            raise Unavailable(f"{self.target.model}: the batch has ended, and names no file of results yet", status=200)
         for name in names:
             if name:
                 async with self._sdk.files.with_streaming_response.content(name) as response:

@@ -393,10 +393,13 @@ class _BatchRun:
                 await self._fetching.fetch(intent, state)
                 log.info("fetched the batch %s", intent.batch)
                 self._drop(intent)
-        except Rejected as error:
-            folder = self._folder.lines(intent).parent
-            hint = f"use the API key that submitted the batch; or delete the folder {folder} to ask its requests again"
-            raise Rejected(f"The batch {intent.batch} cannot be fetched: {error.message}", hint) from error
+        except (Rejected, Unavailable) as error:
+            lacks_results = error.status == 200
+            if isinstance(error, Unavailable) and not lacks_results:
+                raise
+            remedy = "run the same command again later" if lacks_results else "use the API key that submitted the batch"
+            hint = f"{remedy}; or delete the folder {self._folder.lines(intent).parent} to ask its requests again"
+            raise type(error)(f"The batch {intent.batch} cannot be fetched: {error.message}", hint) from error
         if state.refused is not None:
             self._refused(intent, state)
 
