@@ -41,7 +41,7 @@ def list_(wide: bool, store: Store, as_json: bool) -> None:
     Example:
       sotopia-rl-data list --store ./store
     """
-    histories = {name: store.history(name) for name in store.names()}
+    histories = store.histories()
     if as_json:
         console.emit_json([_listed(name, *history) for name, history in histories.items()])
     elif not histories:

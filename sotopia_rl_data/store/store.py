@@ -67,9 +67,16 @@ class Store:
 
     def history(self, name: str) -> tuple[list[Version], dict[str, StoreError]]:
         """The versions of `name` that can be read, newest first; and by number, what is wrong with the others."""
+        return self._history(self._folder(name))
+
+    def histories(self) -> dict[str, tuple[list[Version], dict[str, StoreError]]]:
+        """The `history` of every dataset, by its name. A bucket is listed once."""
+        return {name: self._history(self.root / name) for name in self.names()}
+
+    def _history(self, folder: Path) -> tuple[list[Version], dict[str, StoreError]]:
         readable: list[Version] = []
         damaged: dict[str, StoreError] = {}
-        for path in reversed(in_folder(self._folder(name))):
+        for path in reversed(in_folder(folder)):
             try:
                 readable.append(load(path, self.mirror))
             except StoreError as error:
@@ -148,8 +155,8 @@ class Store:
         return Path(self.address) / ".ledger"
 
     def folder_for(self, what: str) -> Path:
-        """The folder of a store on this machine, for `what` (a sentence's subject) is kept beside the datasets there.
-        Raises UsageError for a store in a bucket."""
+        """The folder of a store on this machine, beside whose datasets `what` (the subject of a sentence, with "do")
+        keep something. Raises UsageError for a store in a bucket."""
         if self.mirror is not None:
             raise UsageError(
                 f"{what} not work with the store {self.address}, which is in a bucket.",

@@ -68,8 +68,8 @@ def named(store: Store, refs: Sequence[str]) -> dict[str, list[str]]:
 def made_from(store: Store, chosen: dict[str, list[str]]) -> list[str]:
     """The references of the other versions of the store that name one of the `chosen` versions as a parent."""
     made = []
-    for name in store.names():
-        for version in store.history(name)[0]:
+    for name, (versions, _) in store.histories().items():
+        for version in versions:
             if version.version in chosen.get(name, ()):
                 continue
             parents = version.manifest.provenance.get("parents", [])

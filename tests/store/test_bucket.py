@@ -202,6 +202,22 @@ def test_what_disappears_from_the_bucket_or_is_made_anew_is_so_in_its_mirror(add
     assert sql(new, "SELECT episode_id FROM episodes").to_pylist() == [{"episode_id": "e0002"}]
 
 
+def test_the_histories_of_all_datasets_are_read_from_one_listing(address, s3_server: S3Server) -> None:  # noqa: F811
+    store = Store(address)
+    for name in ("org/one", "org/two", "three"):
+        with store.stage(name) as stage:
+            stage.write("episodes", "train", episodes(1))
+            stage.commit({"scale": 1})
+    began = s3_server.sent()
+    names = store.names()
+    listed = s3_server.sent()
+    histories = store.histories()
+    assert {name: [one.ref for one in readable] for name, (readable, _) in histories.items()} == {
+        name: [f"{name}@v1.0.0"] for name in names
+    }
+    assert s3_server.sent() - listed == listed - began > 0
+
+
 def test_a_file_that_another_version_has_is_not_sent_again(address) -> None:  # noqa: F811
     store = Store(address)
     first = commit(store, toy(1)).version
