@@ -25,11 +25,13 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     return "\n".join(lines).strip()
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table; columns that hold only numbers are aligned right, a missing value is a dash."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[bool] | None = None) -> str:
+    """A table; columns that hold only numbers (or those that `right` says) are aligned right, a missing value is a
+    dash."""
     body = [list(row) for row in rows]
-    numbers = [all(row[i] is None or isinstance(row[i], (int, float)) for row in body) for i in range(len(columns))]
-    rule = ["---:" if number else "---" for number in numbers]
+    if right is None:
+        right = [all(row[i] is None or isinstance(row[i], (int, float)) for row in body) for i in range(len(columns))]
+    rule = ["---:" if each else "---" for each in right]
     lines = [columns, rule, *([cell(value) for value in row] for row in body)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -20,7 +20,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -28,6 +29,7 @@ from sotopia_rl_data.asking.judges_file import NamedModels, models_of
 from sotopia_rl_data.asking.providers import ModelName
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL, dimension, is_known
 from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.schema import SPLITS
 from sotopia_rl_data.yaml_nodes import NodeReader, read_text, shown
 
 SHOWN = {
@@ -210,14 +212,14 @@ class _StudyReader(NodeReader):
             text = self.text(node, "datasets")
             return DatasetSource() if text == SAMPLES else DatasetSource(ref=text)
         keys = self.mapping(node, "a dataset", ("files",), ("where",))
-        where = self.text(keys["where"], "where") if "where" in keys else None
-        if isinstance(keys["files"].value, str) and keys["files"].value == SAMPLES:
-            return DatasetSource(where=where)
+        where = self._given(keys, self.text, "where")
+        if keys["files"].value == SAMPLES:
+            return DatasetSource(**where)
         files = self._texts(keys["files"], "files")
         for file, each in zip(files, keys["files"].value, strict=True):
             if not Path(file).exists():
                 self.wrong(each, f"there is no file {file!r}")
-        return DatasetSource(files=files, where=where)
+        return DatasetSource(files=files, **where)
 
     def _label(self, name: str, node: Any, usual: str) -> LabelSpec:
         if any(str(key.value) == "from" for key, _ in self.pairs(node, "an entry of `labels`")):
@@ -240,11 +242,8 @@ class _StudyReader(NodeReader):
         if "set" in keys:
             self.pairs(keys["set"], "`set`")
             further = self.value(keys["set"])
-        return Training(
-            model=self.text(keys["model"], "model") if "model" in keys else usual.model,
-            preset=self.text(keys["preset"], "preset") if "preset" in keys else usual.preset,
-            settings={**usual.settings, **further},
-        )
+        given = self._given(keys, self.text, "model", "preset")
+        return replace(usual, settings={**usual.settings, **further}, **given)
 
     def _reward_models(self, node: Any) -> dict[str, Training]:
         """How each is trained, by the labels that it is trained on."""
@@ -281,8 +280,8 @@ class _StudyReader(NodeReader):
             labels=self._reference(keys["labels"], "labels"),
             origin=self._origin("policies", name, keys["from"]) if "from" in keys else "",
             reward_model=self._reference(keys["reward_model"], "reward_models") if "reward_model" in keys else "",
-            where=self.text(keys["where"], "where") if "where" in keys else None,
             training=self._training_of(keys, self._training),
+            **self._given(keys, self.text, "where"),
         )
 
     def _plays(self, node: Any, policies: Mapping[str, PolicySpec]) -> Plays:
@@ -294,14 +293,12 @@ class _StudyReader(NodeReader):
             policies=self._texts(keys["policies"], "policies") if "policies" in keys else tuple(policies),
             partners=self._texts(keys["partners"], "partners"),
             evaluators=self._specs(keys["evaluators"], "evaluators"),
-            scenarios=self.text(keys["scenarios"], "scenarios") if "scenarios" in keys else SAMPLES,
-            profiles=self.text(keys["profiles"], "profiles") if "profiles" in keys else None,
-            pairs=self._number(keys["pairs"], "pairs", 1, 1_000_000) if "pairs" in keys else None,
-            turns=self._number(keys["turns"], "turns", 1, 1_000) if "turns" in keys else 20,
-            repeat=self._number(keys["repeat"], "repeat", 1, 1_000) if "repeat" in keys else 1,
-            swap=self._flag(keys["swap"], "swap") if "swap" in keys else False,
-            sampling=self._values(keys, {"sampling": dict}).get("sampling", {}),
             subsets=self._section(keys, "subsets", self._subset),
+            **self._given(keys, self.text, "scenarios", "profiles"),
+            **self._given(keys, partial(self._number, low=1, high=1_000_000), "pairs"),
+            **self._given(keys, partial(self._number, low=1, high=1_000), "turns", "repeat"),
+            **self._given(keys, self._flag, "swap"),
+            **self._values(keys, {"sampling": dict}),
         )
 
     def _subset(self, name: str, node: Any) -> tuple[str, ...]:
@@ -331,17 +328,18 @@ class _StudyReader(NodeReader):
             title=self.text(keys["title"], "title") if "title" in keys else name.replace("-", " ").capitalize(),
             of=of,
             on=self._reference(keys["on"], "labels") if "on" in keys else "",
-            split=self._one_of(keys["split"], "split", ("train", "validation", "test")) if "split" in keys else "test",
-            dimensions=self._dimensions(keys["dimensions"]) if "dimensions" in keys else ("goal", "average"),
+            **self._given(keys, partial(self._one_of, allowed=SPLITS), "split"),
+            **self._given(keys, self._dimensions, "dimensions"),
         )
 
-    def _dimensions(self, node: Any) -> tuple[str, ...]:
+    def _dimensions(self, node: Any, what: str) -> tuple[str, ...]:
         """SOTOPIA-EVAL's by their full names, and the average."""
-        for name, each in zip(self._texts(node, "dimensions"), node.value, strict=True):
+        names = self._texts(node, what)
+        for name, each in zip(names, node.value, strict=True):
             if name != "average" and not is_known(name):
                 known = ", ".join(one.name for one in SOTOPIA_EVAL)
                 self.wrong(each, f"{name!r} is not a dimension of SOTOPIA-EVAL: write average, {known}")
-        return tuple(name if name == "average" else dimension(name).name for name in self._texts(node, "dimensions"))
+        return tuple(name if name == "average" else dimension(name).name for name in names)
 
     # --- names --------------------------------------------------------------------------------------------------------
 
@@ -395,6 +393,10 @@ class _StudyReader(NodeReader):
                     break  # into a circle that another name is in
 
     # --- values -------------------------------------------------------------------------------------------------------
+
+    def _given(self, keys: Mapping[str, Any], read: Callable[[Any, str], Any], *names: str) -> dict[str, Any]:
+        """Those of the named values that are there, read by their nodes and names; others keep their defaults."""
+        return {name: read(keys[name], name) for name in names if name in keys}
 
     def _values(self, keys: Mapping[str, Any], wanted: Mapping[str, type]) -> dict[str, Any]:
         """The values of those keys that are there, each of its type."""

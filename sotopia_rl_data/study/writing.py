@@ -19,7 +19,6 @@ from typing import Any
 from sotopia_rl_data import display
 from sotopia_rl_data.cards import markdown
 from sotopia_rl_data.errors import StoreError
-from sotopia_rl_data.refs import is_path
 from sotopia_rl_data.study.declared import Study
 from sotopia_rl_data.study.steps import StepResult
 from sotopia_rl_data.study.tables import Cell, Panel, StudyTable
@@ -108,16 +107,18 @@ def _number(value: float) -> str:
     return text.replace("-", "−")
 
 
-def _is_number(value: Any) -> bool:
-    return value is None or isinstance(value, Cell | int | float)
+def _numeric(table: StudyTable) -> list[bool]:
+    """Of each column, whether it has only figures."""
+    return [
+        all(row[place] is None or isinstance(row[place], Cell | int | float) for row in table.rows)
+        for place in range(len(table.columns))
+    ]
 
 
 def _markdown(table: StudyTable, root: str) -> str:
-    body = [[markdown.plain(shown(value)) for value in row] for row in table.rows]
-    right = [all(_is_number(row[place]) for row in table.rows) for place in range(len(table.columns))]
-    lines: list[Sequence[str]] = [[markdown.plain(name) for name in table.columns]]
-    lines += [["---:" if each else "---" for each in right], *body]
-    parts = [f"## {markdown.plain(table.title)}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+    columns = list(map(markdown.plain, table.columns))
+    grid = markdown.table(columns, [list(map(shown, row)) for row in table.rows], _numeric(table))
+    parts = [f"## {markdown.plain(table.title)}", grid]
     parts += [markdown.plain(note) for note in table.notes]
     if table.panels:
         parts.append(f"![{markdown.plain(table.title)}]({root}/figures/{table.name}.png)")
@@ -126,7 +127,6 @@ def _markdown(table: StudyTable, root: str) -> str:
 
 def _latex(table: StudyTable) -> str:
     """A `table` of booktabs, which the preamble must load."""
-    right = [all(_is_number(row[place]) for row in table.rows) for place in range(len(table.columns))]
     rows = [" & ".join(_escaped(shown(value)) for value in row) + r" \\" for row in table.rows]
     head = " & ".join(map(_escaped, table.columns)) + r" \\"
     lines = [
@@ -134,7 +134,7 @@ def _latex(table: StudyTable) -> str:
         r"\centering",
         rf"\caption{{{_escaped(' '.join([table.title + '.', *table.notes]))}}}",
         rf"\label{{tab:{table.name}}}",
-        rf"\begin{{tabular}}{{{''.join('r' if each else 'l' for each in right)}}}",
+        rf"\begin{{tabular}}{{{''.join('r' if each else 'l' for each in _numeric(table))}}}",
         r"\toprule",
         head,
         r"\midrule",
@@ -152,10 +152,7 @@ def _escaped(text: str) -> str:
 
 def _versions(results: Mapping[str, StepResult]) -> list[tuple[str, str, str]]:
     """Each step with the version that it made, and the digest; of a model the digest alone, wherever it lies."""
-    return [
-        (step, made.ref if "@" in made.ref and not is_path(made.ref) else "", made.digest)
-        for step, made in results.items()
-    ]
+    return [(step, "" if made.run else made.ref, made.digest) for step, made in results.items()]
 
 
 def _data(study: Study, tables: Sequence[StudyTable], results: Mapping[str, StepResult]) -> str:

@@ -227,7 +227,7 @@ WRONG = [
     ("{judges: [lexical], schema: direct}", "{from: scaled}", "direct from scaled from direct: this leads back to"),
     ("{from: direct", "{from: dirrect", "study.yaml:5: `labels` has no 'dirrect' (did you mean 'direct'?)."),
     ("  direct: {j", "  Dir ect: {j", "study.yaml:4: 'Dir ect' cannot be a name"),
-    ("episodes: samples", "episodes: lab/none", "study.yaml:2: The store 'store' has no dataset 'lab/none'"),
+    ("episodes: samples", "episodes: lab/none", "study.yaml:2: The store './store' has no dataset 'lab/none'"),
     ("episodes: samples", "episodes: {files: [none.jsonl]}", "study.yaml:2: there is no file 'none.jsonl'"),
     ("name: small", "name: ../small", "study.yaml:1: '../small' cannot be a name"),
     ("name: small", "name: small\nname: small", "study.yaml:2: a study has the key 'name' twice"),
