@@ -38,7 +38,8 @@ class Screen(Console):
 
     def say(self, text: str, style: str = "") -> None:
         """Print prose: it is wrapped between words, and a word that is longer than a line stays whole."""
-        self.print(Text(self.plain(text), style=style, overflow="ignore"), crop=False)
+        for line in Text(self.plain(text), style, overflow="ignore").wrap(self, self.width):
+            self.print(line, overflow="ignore", crop=False)
 
     def show(self, table: Table, spare: Sequence[str] = (), most_lines: int | None = None) -> tuple[list[str], int]:
         """Print a table if its words fit side by side.

@@ -38,6 +38,18 @@ def test_long_text_is_wrapped_between_words():
     ]
 
 
+def test_a_word_that_is_longer_than_a_line_stays_whole():
+    stream = io.StringIO()
+    screen = Screen(stream)
+    screen.width = 20
+    screen.say("demo/episodes 2b1b9ece8c89 /home/ana/store/demo/episodes/v1.0.0", "bold")
+    assert [line.rstrip() for line in stream.getvalue().splitlines()] == [
+        "demo/episodes",
+        "2b1b9ece8c89",
+        "/home/ana/store/demo/episodes/v1.0.0",
+    ]
+
+
 def test_where_words_would_be_cut_a_row_is_a_column():
     assert shown(40, ROWS[:1]).splitlines() == [
         "dataset    demo/episodes-rewards",

@@ -208,7 +208,7 @@ def _glance(version: Version, ref: str, wide: bool, as_json: bool) -> None:
     console.table(
         ["", ""],
         [[name, fact] for name, fact in facts.items() if fact is not None],
-        title=f"{version.ref}  {version.digest[:12]}  {version.dir}",
+        title=f"{version.ref}  {version.digest[:12]}  {version.address}",
     )
     _rows(numbers)
     shown = {name: of["all"] for name, of in numbers.columns.items() if not name.startswith("norm_")}

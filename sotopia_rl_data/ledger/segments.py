@@ -63,7 +63,9 @@ def _folder_of(bucket: Bucket) -> Path:
         os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "sotopia-rl-data"
     )
     if not os.path.isabs(home):
-        raise StoreError("There is no folder for answers on their way to a bucket.", f"name one: export {SPOOL}=/DIR")
+        raise StoreError(
+            "The folder for answers on their way to a bucket has no absolute path.", f"name one: export {SPOOL}=/DIR"
+        )
     return Path(home) / bucket.folder_name
 
 

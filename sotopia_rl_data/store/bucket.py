@@ -74,7 +74,8 @@ class Bucket:
         if not _BUCKET.fullmatch(self.name) or not _PREFIX.fullmatch(prefix) or {".", ".."} & set(prefix.split("/")):
             raise UsageError(
                 "What follows s3:// is not the name of a bucket and a prefix.",  # it is not shown: it may hold a key
-                "write s3://BUCKET/PREFIX, with letters, digits, '.', '_' and '-'; keys belong into the environment",
+                "write s3://BUCKET/PREFIX: BUCKET has 3 to 63 small letters, digits, '.' and '-', PREFIX letters, "
+                "digits, '.', '_', '-' and '/'; keys belong in the environment",
             )
         self._prefix = f"{prefix}/" if prefix else ""
         self.address = f"s3://{self.name}/{prefix}".rstrip("/")

@@ -47,7 +47,7 @@ def test_import_list_show_query_label_and_verify(address: str, run: Run, tmp_pat
         )
     assert digests[0] == digests[1]
     assert "32" in run("query", "lab/episodes", "SELECT count(*) FROM episodes", *here)[1]
-    assert run("show", "lab/episodes-rewards", *here)[0] == 0
+    assert f"{address}/lab/episodes-rewards/v1.0.0\n" in run("show", "lab/episodes-rewards", *here)[1]
     assert "whole" in run("verify", "lab/episodes-rewards", *here)[1]
     code, _, err = run("query", "lab/episodes", "SELECT * FROM read_parquet('sotopiaversion://x')", *here)
     assert code == 2

@@ -157,6 +157,12 @@ def test_a_folder_that_does_not_name_its_bucket_is_refused(said: bytes, tmp_path
         Ledger(tmp_path)
 
 
+def test_a_folder_for_answers_on_their_way_that_depends_on_where_one_is_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SOTOPIA_RL_DATA_SPOOL", "spool")
+    with pytest.raises(StoreError, match="has no absolute path"):
+        local_folder("s3://toys/ledger")
+
+
 def test_a_kill_between_sending_and_noting_it_doubles_nothing(address: str, tmp_path: Path) -> None:  # noqa: F811
     with Ledger(address) as ledger:
         for i in range(3):

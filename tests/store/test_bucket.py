@@ -257,11 +257,13 @@ def test_a_bucket_that_is_away_is_told_before_a_file_is_read(address, s3_server)
         ("az://toys", "begins with az://"),
         ("hf://datasets/org/toy", "read by its name, ORG/NAME"),
         ("s3://", "not the name of a bucket"),
+        ("s3://Toys/lab", "3 to 63 small letters"),
         ("s3://AKIAKEY:verysecret@toys/lab", "not the name of a bucket"),
         ("s3://toys/../other", "not the name of a bucket"),
     ],
 )
 def test_an_address_that_is_none_is_refused_without_showing_it(address: str, sentence: str) -> None:  # noqa: F811
-    with pytest.raises(UsageError, match=sentence) as caught:
+    with pytest.raises(UsageError) as caught:
         Store(address)
+    assert sentence in f"{caught.value.message} {caught.value.hint}"
     assert "verysecret" not in str(caught.value)
