@@ -35,6 +35,7 @@ from sotopia_rl_data.ledger.lookup import Outcome
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_SCHEME = "ray://"
 _REACH_S = 10.0  # the longest wait for a connection to an address
 _START_S = 90.0  # the longest wait for the first process on a node
 _RETRIES = 3  # of an item whose node is lost
@@ -57,15 +58,10 @@ class RayWorkers:
     @classmethod
     def parse(cls, text: str, gpus: float = 0.0) -> RayWorkers:
         """What `--on` names. Raises UsageError."""
-        hint = "write --on ray, or --on ray://HOST:10001 for the cluster at this address"
         if text == "ray":
             return cls("", gpus)
-        parts = urlsplit(text)
-        try:
-            named = parts.scheme == "ray" and parts.hostname and parts.port
-        except ValueError:
-            named = None
-        if not named:
+        if not text.startswith(_SCHEME) or _place_of(text) is None:
+            hint = "write --on ray, or --on ray://HOST:10001 for the cluster at this address"
             raise UsageError(f"{text!r} does not name workers.", hint)
         return cls(text, gpus)
 
@@ -292,9 +288,9 @@ def _connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():  # by the program that calls this library
         yield ray
         return
-    parts = urlsplit(address or os.environ.get("RAY_ADDRESS", ""))
-    if parts.hostname and parts.port:
-        _check_reachable(parts.hostname, parts.port)
+    place = _place_of(address or os.environ.get("RAY_ADDRESS", ""))
+    if place is not None:
+        _check_reachable(*place)
     try:
         ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except Exception as error:  # Ray raises many, some of them plain
@@ -308,6 +304,14 @@ def _connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _place_of(address: str) -> tuple[str, int] | None:
+    """The host and port of `HOST:PORT` or `ray://HOST:PORT`; None for what has neither form."""
+    with suppress(ValueError):  # what stands for the host or the port is neither
+        parts = urlsplit(f"//{address.removeprefix(_SCHEME)}")
+        return (parts.hostname, parts.port) if parts.hostname and parts.port else None
+    return None
 
 
 def _check_reachable(host: str, port: int) -> None:

@@ -120,10 +120,15 @@ def test_a_key_that_only_this_machine_has_reaches_the_nodes_and_none_of_their_lo
     assert [path for path in files if key.encode() in path.read_bytes()] == []
 
 
-def test_an_address_where_no_cluster_is_ends_the_run_soon_with_a_sentence(tmp_path: Path):
+@pytest.mark.parametrize("is_in_the_environment", [False, True])
+def test_an_address_where_no_cluster_is_ends_the_run_soon_with_a_sentence(is_in_the_environment: bool, tmp_path: Path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
-        done = labelled(tmp_path, "--on", f"ray://127.0.0.1:{taken.getsockname()[1]}")
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        if is_in_the_environment:
+            done = labelled(tmp_path, "--on", "ray", RAY_ADDRESS=place)
+        else:
+            done = labelled(tmp_path, "--on", f"ray://{place}")
     assert done.returncode == 1
     assert "There is no Ray cluster at 127.0.0.1:" in done.stderr
     assert "Traceback" not in done.stderr

@@ -146,7 +146,7 @@ def test_ray_addresses_are_read_and_others_are_refused_with_an_example():
 
     assert RayWorkers.parse("ray").address == ""
     assert RayWorkers.parse("ray://head:10001", 0.5) == RayWorkers("ray://head:10001", 0.5)
-    for text in ("", "slurm", "ray:", "ray://", "ray://head", "ray://head:port", "http://head:10001"):
+    for text in ("", "slurm", "ray:", "ray://", "ray://head", "ray://head:port", "ray://[head:1", "http://head:10001"):
         with pytest.raises(UsageError) as told:
             RayWorkers.parse(text)
         assert "ray://HOST:10001" in told.value.hint
