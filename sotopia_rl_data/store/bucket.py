@@ -144,7 +144,8 @@ class Bucket:
             raise FileExistsError from error
         except raised.InvalidPathError:
             raise StoreError(
-                f"Below {self.address} is an object whose name cannot be used: a part of it is '..', or empty.",
+                f"Below {self.address} is an object whose name cannot be used: a part of it is '.', '..' or empty, or "
+                "holds a control character.",
                 "remove it, or name another prefix",
             ) from None
         except (FileNotFoundError, raised.BaseError) as error:

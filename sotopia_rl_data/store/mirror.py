@@ -36,8 +36,8 @@ from sotopia_rl_data.store.versions import Version, number
 CACHE = "SOTOPIA_RL_DATA_CACHE"
 FILES = ".files"
 _MARKS = ".objects.json"  # in a version's folder: the mark of each object that was copied there
-_NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"  # nothing hidden, and no way up
-_BESIDE = re.compile(rf"(?!.*\.parquet$)({_NAME}(/{_NAME})?|\.hub\.json)")  # README.md, pictures, where it is published
+# README.md, pictures, where it is published: nothing else hidden, no way up, no file that could be a folder too
+_BESIDE = re.compile(r"(?!.*\.parquet$|.{200})(([\w-]+/)?[\w-]+\.[\w.-]+|\.hub\.json)", re.ASCII)
 _AT_ONCE = 8
 
 
@@ -168,7 +168,7 @@ class Mirror:
         """The objects of each version that has a manifest, by ORG/NAME/VERSION, and by their names in it."""
         found: dict[str, dict[str, Object]] = {}
         for one in self.bucket.list(name, after="" if name else ".~"):  # behind all that begins with a dot
-            match = re.fullmatch(r"(?P<name>[^/]+(/[^/]+)?)/(?P<version>v[0-9.]+)/(?P<beside>.+)", one.key)
+            match = re.fullmatch(r"(?P<name>[^/]{1,200}(/[^/]{1,200})?)/(?P<version>v[0-9.]+)/(?P<beside>.+)", one.key)
             if (
                 match
                 and number(match["version"])

@@ -179,8 +179,12 @@ def test_of_what_others_put_beside_a_version_only_plain_files_are_copied(address
     store = Store(address)
     version = commit(store, toy(1)).version
     before = tree(version.dir)
-    for beside in (".objects.json", "rewards/train-00001-of-00002.parquet", "a/b/c", ".x/y", "notes.txt"):
+    hidden = (".objects.json", ".x/y.txt", "rewards/train-00001-of-00002.parquet", "a/b/c.txt")
+    clashing = ("README.md/x.txt", "manifest.json/x.txt", "a", f"{'n' * 300}.txt")
+    for beside in (*hidden, *clashing, "notes.txt"):
         Bucket(address).write(f"org/toy/v1.0.0/{beside}", b"not ours")
+    Bucket(address).write(f"{'n' * 300}/v1.0.0/manifest.json", b"not ours")
+    assert store.names() == ["org/toy"]
     assert store.versions("org/toy") == ["v1.0.0"]
     assert set(tree(version.dir)) - set(before) == {"notes.txt"}
     folder = address.removeprefix("s3:/")
