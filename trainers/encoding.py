@@ -149,12 +149,13 @@ class Encoder:
     def answer_starts(self, prompts: Sequence[Sequence[Message]], rows: Sequence[Encoded]) -> list[int]:
         """How many ids of each row's `whole` are those with which a policy is asked, given the prompt: from there on,
         the template writes the answer."""
-        starts = []
-        for text, row in zip(self._texts([list(prompt) for prompt in prompts], asking=True), rows, strict=True):
-            at, start = self._borders.last_of(text, row)  # what stands before it has the same ids in both
-            (asked,) = self._ids([text[at:]])
-            starts.append(start + shared_prefix(asked, row.whole[start:]))
-        return starts
+        texts = self._texts([list(prompt) for prompt in prompts], asking=True)
+        borders = [self._borders.last_of(text, row) for text, row in zip(texts, rows, strict=True)]
+        rests = self._ids([text[at:] for text, (at, _) in zip(texts, borders, strict=True)])  # before, both are equal
+        return [
+            start + shared_prefix(asked, row.whole[start:])
+            for asked, row, (_, start) in zip(rests, rows, borders, strict=True)
+        ]
 
     def encode_rendered(self, texts: Sequence[str]) -> list[Encoded | None]:
         """Texts that the chat template has rendered, as ids; None where one is longer than `max_length`."""

@@ -29,11 +29,10 @@ MAX_TOKENS = 8_192
 WAYS = ("json_schema", "text")
 # Opus 4.7 and newer models refuse a temperature; the models before it take one.
 _TAKES_TEMPERATURE = re.compile(r"claude-(3-|(haiku|sonnet)-4-|opus-4-[0156]|.*-4-20\d{6})")
-# Why a message ended. Any other word is taken for a fault of the server.
+# Why a message ended, beside refusals. Any other word is taken for a fault of the server.
 _FINISH: dict[str, Finish] = {
     **dict.fromkeys(("end_turn", "stop_sequence", "tool_use", "pause_turn", "stop"), "stop"),
     **dict.fromkeys(("max_tokens", "model_context_window_exceeded", "length"), "length"),
-    **dict.fromkeys(("refusal", "sensitive", "guardrail_intervened"), "refusal"),  # and filters by name
 }
 
 

@@ -2,8 +2,8 @@
 file.
 
 They are sent as they are given, and are part of the request's key like every other sampling parameter. What a request
-is made of (the model, the messages, the answer's form) cannot be replaced, and a secret is no parameter: parameters are
-kept in the ledger and in datasets.
+is made of (the model, the messages, the answer's form) cannot be replaced, and a secret is not a parameter: parameters
+are kept in the ledger and in datasets.
 """
 
 from __future__ import annotations

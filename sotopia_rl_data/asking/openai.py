@@ -21,13 +21,12 @@ PROVIDER = "openai"
 URL = "https://api.openai.com/v1"
 WAYS = ("json_schema", "json_object", "text")
 _REASONS = re.compile(r"o\d|gpt-([5-9]|\d\d)")  # reasoning models, which take no temperature but their own
-# Why a completion ended, in the words of OpenAI and of servers that kept words of their own. Any other word is
-# taken for a fault of the server.
+# Why a completion ended, beside refusals, in the words of OpenAI and of servers that kept words of their own. Any other
+# word is taken for a fault of the server.
 _FINISH: dict[str, Finish] = {
     **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete"), "stop"),
     **dict.fromkeys(("tool_calls", "function_call"), "stop"),
     **dict.fromkeys(("length", "max_tokens", "model_length", "max_output_tokens"), "length"),
-    **dict.fromkeys(("refusal", "recitation", "sensitive", "guardrail_intervened"), "refusal"),  # and filters by name
 }
 _SAID = ("role", "content", "refusal", "name", "tool_calls", "function_call", "annotations", "audio", "error")
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
-from sotopia_rl_data.asking.refusals import is_filter
+from sotopia_rl_data.asking.refusals import is_refusal
 from sotopia_rl_data.errors import BadAnswer
 from sotopia_rl_data.json_objects import objects_in
 from sotopia_rl_data.request import Finish, Usage
@@ -68,7 +68,7 @@ def _is_said(part: dict[str, Any]) -> bool:
 def finish_of(reason: object, known: Mapping[str, Finish]) -> Finish | None:
     """Why an answer ended; None where nobody knows the word for it."""
     word = str(reason or "stop").lower()
-    return "refusal" if is_filter(word) else known.get(word)
+    return "refusal" if is_refusal(word) else known.get(word)
 
 
 def plausible(usage: Usage, said: str) -> Usage:

@@ -32,6 +32,8 @@ _NO_MONEY = frozenset(
 _RATE = frozenset({"rate_limit_exceeded", "rate_limit_error"})  # identifiers of a limit, whatever the status
 # in the names and identifiers of an error, never in its sentences
 _FILTER = re.compile(r"content_?(filter|policy)|moderation|flagged|prohibited|responsible_?ai|^safety$", re.IGNORECASE)
+# reasons why an answer ended, in the words of Anthropic, Google, Zhipu and Amazon, that name no filter
+_REFUSED = frozenset({"refusal", "recitation", "sensitive", "guardrail_intervened"})
 _STATUSES = ("code", "status", "status_code", "statusCode")  # members that may hold the HTTP status of an error
 _AGAIN = (408, 409, 425, 429)
 _NOT_IMPLEMENTED = 501
@@ -125,9 +127,9 @@ def says_something(error: object) -> bool:
     return bool(error)
 
 
-def is_filter(name: str) -> bool:
-    """Whether an identifier, such as the reason why an answer ended, names a content filter."""
-    return bool(_FILTER.search(name))
+def is_refusal(reason: str) -> bool:
+    """Whether the reason why an answer ended, in small letters, is a refusal's or names a content filter."""
+    return reason in _REFUSED or bool(_FILTER.search(reason))
 
 
 def refusal_of(error: Filtered) -> Reply:

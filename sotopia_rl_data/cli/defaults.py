@@ -145,5 +145,6 @@ def _value(path: Path, key: str, value: Any) -> Any:
             f"The config file {path} names code, which may only be named on the command line.",
             "take it out, and name it with --judge",
         )
-    is_path = key in _PATHS and not is_address(str(value))
-    return str(path.parent / os.path.expanduser(str(value))) if is_path else value if key in _PATHS else many
+    if key not in _PATHS:
+        return many
+    return value if is_address(value) else str(path.parent / os.path.expanduser(value))
