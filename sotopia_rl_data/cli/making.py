@@ -139,7 +139,8 @@ def rewards(
         "units": units,
         "gamma": gamma,
     }
-    recipe = remade_recipe(source, preset, {name: value for name, value in options.items() if value is not None})
+    changes = {name: value for name, value in options.items() if value is not None}
+    recipe = remade_recipe(source.manifest.recipe.get("rewards"), preset, changes)
     chosen, loaded = layout_of(layout, template)
     with console.progress("rewards", "utterance") as advance:
         remade = remake(

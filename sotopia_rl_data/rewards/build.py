@@ -254,16 +254,16 @@ class _TableQueue:
             raise StoreError("There are fewer prompts than utterances in the version.", _DAMAGED)
 
 
-def remade_recipe(source: Version, preset: str | None, changes: Mapping[str, Any]) -> Recipe:
-    """The preset's recipe, or else that of `source`, with the fields in `changes` replaced. Raises UsageError."""
-    own = source.manifest.recipe.get("rewards")
+def remade_recipe(own: Mapping[str, Any] | None, preset: str | None, changes: Mapping[str, Any]) -> Recipe:
+    """The preset's recipe, or else `own`, which a manifest has under `rewards`, with the fields in `changes` replaced.
+    Raises UsageError."""
     recipe = Recipe.from_dict(own) if own and not preset else find_preset(preset or "sotopia-rl")
     if preset and own:
         changes = {"evaluator": own.get("evaluator"), **changes}
     if "gamma" in changes and changes.get("rule", recipe.rule) != "discounted":
         raise UsageError(
-            "--gamma is given, but only the rule `discounted` has a gamma.",
-            "add --rule discounted, or leave --gamma out",
+            "A gamma is given, but only the rule `discounted` has one.",
+            "choose that rule (--rule discounted), or leave gamma out",
         )
     return replace(recipe, **changes)
 

@@ -43,6 +43,7 @@ class _Planner:
     def __init__(self, study: Study) -> None:
         self._study = study
         self._sources: dict[str, DatasetStep] = {}
+        self._labels: dict[str, LabelStep | RewardsStep] = {}
 
     def steps(self) -> Iterator[StudyStep]:
         study = self._study
@@ -53,10 +54,12 @@ class _Planner:
         for name in _in_order({name: spec.origin for name, spec in study.labels.items()}):
             with self._at("labels", name):
                 spec = study.labels[name]
-                if spec.origin:
-                    yield RewardsStep(name, spec)
-                else:
-                    yield LabelStep(name, spec, self._sources[spec.dataset])
+                self._labels[name] = (
+                    RewardsStep(name, spec, self._labels[spec.origin])
+                    if spec.origin
+                    else LabelStep(name, spec, self._sources[spec.dataset])
+                )
+                yield self._labels[name]
         for name, training in study.reward_models.items():
             for seed in study.seeds:
                 with self._at("reward_models", name):

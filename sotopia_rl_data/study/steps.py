@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sotopia_rl_data.asking.estimate import Estimate
 from sotopia_rl_data.asking.keys import without_api_keys
@@ -27,6 +27,9 @@ from sotopia_rl_data.labelers.labelling import estimate_label, label
 from sotopia_rl_data.labelers.plan import Elicitation, RewardSettings, prepare
 from sotopia_rl_data.store import Store
 from sotopia_rl_data.study.declared import DatasetSource, LabelSpec
+
+if TYPE_CHECKING:
+    from sotopia_rl_data.rewards import Recipe
 
 Inputs = Mapping[str, "StepResult"]
 Doing = Callable[[str, str], AbstractContextManager[Advance]]
@@ -173,7 +176,8 @@ class LabelStep:
         self._rewards = RewardSettings(**recipe)
         with without_api_keys():
             plan, made = prepare(self._asked, self._rewards)
-        self._settings = {"labels": plan.recipe(), "rewards": made.as_dict(), "layout": self._rewards.layout}
+        self.recipe = made.as_dict()
+        self._settings = {"labels": plan.recipe(), "rewards": self.recipe, "layout": self._rewards.layout}
 
     def settings(self) -> dict[str, Any]:
         """What the version's recipe says of the labels and rewards."""
@@ -197,17 +201,13 @@ class LabelStep:
 
 
 class RewardsStep(UnaskingStep):
-    """Rewards made of the attributions of other labels. Raises UsageError for a recipe that makes no sense."""
+    """Rewards made of the attributions of `origin`. Raises UsageError for a recipe that makes no sense."""
 
-    def __init__(self, name: str, spec: LabelSpec) -> None:
-        from sotopia_rl_data.rewards import preset
-
+    def __init__(self, name: str, spec: LabelSpec, origin: LabelStep | RewardsStep) -> None:
         self.name = label_step(name)
-        self.needs: tuple[str, ...] = (label_step(spec.origin),)
+        self.needs: tuple[str, ...] = (origin.name,)
         self._short, self._spec = name, spec
-        changes = {key: value for key, value in spec.recipe.items() if key not in ("preset", "layout")}
-        replace(preset(spec.recipe.get("preset") or "sotopia-rl"), **changes)
-        self._changes = changes
+        self.recipe: dict[str, Any] = self._remade(origin.recipe).as_dict()
 
     def settings(self) -> dict[str, Any]:
         """What is changed of the recipe."""
@@ -215,11 +215,11 @@ class RewardsStep(UnaskingStep):
 
     def run(self, work: Workshop, inputs: Inputs, key: str) -> StepResult:
         """Make them."""
-        from sotopia_rl_data.rewards.build import remade_recipe, remake
+        from sotopia_rl_data.rewards.build import remake
 
         (needed,) = self.needs
         source = work.store.resolve(inputs[needed].ref)
-        recipe = remade_recipe(source, self._spec.recipe.get("preset"), self._changes)
+        recipe = self._remade(source.manifest.recipe["rewards"])
         with work.doing("rewards", "utterance") as advance:
             made = remake(
                 work.store,
@@ -230,6 +230,12 @@ class RewardsStep(UnaskingStep):
                 progress=lambda done: advance(done),
             )
         return StepResult(made.version.ref, made.version.digest)
+
+    def _remade(self, own: Mapping[str, Any]) -> Recipe:
+        from sotopia_rl_data.rewards.build import remade_recipe
+
+        changes = {key: value for key, value in self._spec.recipe.items() if key not in ("preset", "layout")}
+        return remade_recipe(own, self._spec.recipe.get("preset"), changes)
 
 
 class EvaluateStep:

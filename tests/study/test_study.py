@@ -223,6 +223,7 @@ WRONG = [
     ("schema: direct}", "schema: dirct}", "study.yaml:4: There is no schema 'dirct'"),
     ("schema: direct}", "schema: direct, samples: two}", "study.yaml:4: `samples` must be a whole number, not 'two'"),
     ("preset: scaled", "preset: scald", "study.yaml:5: 'scald' is not a preset"),
+    ("preset: scaled", "gamma: 0.9", "study.yaml:5: A gamma is given, but only the rule `discounted` has one."),
     ("{from: direct", "{from: scaled", "study.yaml:5: scaled from scaled: this leads back to itself"),
     ("{judges: [lexical], schema: direct}", "{from: scaled}", "direct from scaled from direct: this leads back to"),
     ("{from: direct", "{from: dirrect", "study.yaml:5: `labels` has no 'dirrect' (did you mean 'direct'?)."),
