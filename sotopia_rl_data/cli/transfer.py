@@ -199,14 +199,13 @@ def _show_joined(joined: Joined, as_json: bool) -> None:
     if as_json:
         told = {"version": made.ref, "directory": str(made.dir), "digest": made.digest}
         console.emit_json(told | {"created": joined.committed.created, "rows": joined.rows})
-        return
-    state = "made" if joined.committed.created else "unchanged: the store has this content already"
-    console.table(
-        ["joined", "rows"],
-        [[config, n] for config, n in joined.rows.items()],
-        title=f"{made.ref}  {made.digest[:12]}  {state}",
-    )
-    console.next_commands(f"sotopia-rl-data show {made.name}")
+    else:
+        state = "made" if joined.committed.created else "unchanged: the store has this content already"
+        rows = [[config, n] for config, n in joined.rows.items()]
+        console.table(["joined", "rows"], rows, title=f"{made.ref}  {made.digest[:12]}  {state}")
+        console.next_commands(f"sotopia-rl-data show {made.name}")
+    if joined.rows.get("failures"):
+        click.get_current_context().exit(console.WITH_FAILURES)
 
 
 def _show_first(paths: Sequence[Path], options: ImportOptions, name: str | None, store: Store, as_json: bool) -> None:

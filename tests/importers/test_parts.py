@@ -103,3 +103,16 @@ def test_the_commands_divide_and_join(store: Store):
     assert store.resolve("lab/joined").digest == store.resolve("lab/whole").digest
     refused = CliRunner().invoke(cli, ["import", "--join", *parts, "--name", "lab/joined", "--seed", "3"])
     assert str(refused.exception).startswith("--seed does not apply to --join")
+
+
+@pytest.mark.slow
+def test_a_join_of_parts_with_records_that_could_not_be_read_ends_as_an_import_of_them_does(
+    store: Store, tmp_path: Path
+):
+    file = tmp_path / "chats.jsonl"
+    file.write_text("\n".join([*map(json.dumps, CHATS), "{broken"]), "utf-8")
+    parts = [str(path) for path in parts_of(store, file, 2)]
+    for words in (["import", str(file), "--name", "lab/whole"], ["import", "--join", *parts, "--name", "lab/joined"]):
+        done = CliRunner().invoke(cli, [*words, "--store", str(store.root)])
+        assert done.exit_code == 3, done.output
+    assert store.resolve("lab/joined").digest == store.resolve("lab/whole").digest
