@@ -133,9 +133,7 @@ class Limiter:
                 await self._is_told.wait()
         self._is_told.clear()
         news, self._news = self._news, News()
-        for permits in self._permits:
-            for worker, number in permits.items():
-                news.permits[worker] = news.permits.get(worker, 0) + number
+        news.permits = sum(self._permits, Counter[str]())
         return news
 
     async def lend(self, worker: str, usd: float) -> None:
