@@ -71,7 +71,7 @@ def score_dataset(
     where a prompt does not fit the model.
     """
     rows = load_rows(ref, store=store, split_by="stored", need_reward=False)
-    version, opened = open_dataset(ref, store).version, Store(store) if store else Store.default()
+    version, opened = open_dataset(ref, store).version, Store.of(store)
     with Ledger(ledger or opened.ledger) as kept:
         scores = head_scores(rows, KeptScores(kept, model), display)
         kept.flush()
@@ -114,7 +114,7 @@ def score_shard(
     is_in = shard.of((str(number), sum(map(_length, block))) for number, block in enumerate(rows.blocks(BATCH)))
     ours = [number for number in range(-(-len(rows) // BATCH)) if is_in(str(number))]
     count = sum(min(BATCH, len(rows) - number * BATCH) for number in ours)
-    opened = Store(store) if store else Store.default()
+    opened = Store.of(store)
     with Ledger(ledger or opened.ledger) as kept:
         kept.check()
         found = _scores(rows.blocks(BATCH, ours), count, KeptScores(kept, model), display)
@@ -137,7 +137,7 @@ def score_blocks_on(
     `score_dataset` takes them from it. `name` is where every node finds `model`. Raises NotFound, InputError where a
     node has another model there, and what `RayWorkers.map` raises."""
     rows = load_rows(ref, store=store, split_by="stored", need_reward=False)
-    opened = Store(store) if store else Store.default()
+    opened = Store.of(store)
     with (
         Ledger(ledger or opened.ledger) as ours,
         (display or Silent()).progress("scoring", "rows") as advance,

@@ -46,7 +46,7 @@ class Partners:
     """
 
     def __init__(self, plan: RolloutPlan, options: AskOptions | None = None, store: Path | None = None) -> None:
-        self.spending = Spending.at(Store(store) if store else Store.default(), options or AskOptions())
+        self.spending = Spending.at(Store.of(store), options or AskOptions())
         self.spending.check([plan.b])
         self._turns = GatheredTurns(self.spending, plan.rules)
         self.close = weakref.finalize(self, self.spending.close)

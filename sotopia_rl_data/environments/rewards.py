@@ -51,7 +51,7 @@ def _by_judge(choice: RewardChoice) -> TurnRewards:
     from sotopia_rl_data.serve.judging import JudgeRewards
     from sotopia_rl_data.store import Store
 
-    spending = Spending.at(Store(choice.store) if choice.store else Store.default(), AskOptions(budget=choice.budget))
+    spending = Spending.at(Store.of(choice.store), AskOptions(budget=choice.budget))
     source = JudgeRewards(
         Elicitation(judges=[choice.judge], schema=choice.schema, dimensions=choice.dimensions or None),
         RewardSettings(weights=choice.weights),

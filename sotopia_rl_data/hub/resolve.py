@@ -30,11 +30,7 @@ def open_dataset(ref: str | DatasetRef, store: str | Path | Store | None = None)
     """
     from sotopia_rl_data.query import Dataset
 
-    if store is None:
-        store = Store.default()
-    elif not isinstance(store, Store):
-        store = Store(store)
-    return Dataset(resolve(store, ref))
+    return Dataset(resolve(Store.of(store), ref))
 
 
 def resolve(store: Store, ref: str | DatasetRef) -> Version:

@@ -35,7 +35,7 @@ class Store:
     def __init__(self, root: str | Path, display: Display | None = None) -> None:
         """The store in this folder, or at `s3://BUCKET/PREFIX`: then `root` is the folder that shows it, and `mirror`
         fetches and commits. `display` shows what is pulled from the Hub (default: nothing is shown). Raises UsageError
-        where the address is none that can be used."""
+        where the address cannot be used."""
         self.mirror: Mirror | None = None
         if is_address(root):
             from sotopia_rl_data.store.mirror import Mirror
@@ -49,6 +49,13 @@ class Store:
     def default(cls) -> Store:
         """The store of SOTOPIA_RL_DATA_STORE, or `./store`."""
         return cls(os.environ.get(ENVIRONMENT) or "store")
+
+    @classmethod
+    def of(cls, place: str | Path | Store | None) -> Store:
+        """The store in this place, or this store; the default one where none is named."""
+        if isinstance(place, Store):
+            return place
+        return cls.default() if place is None else cls(place)
 
     def names(self) -> list[str]:
         """Every dataset of the store, sorted."""
