@@ -61,7 +61,7 @@ def join(store: Store, parts: Sequence[Path], ref: DatasetRef) -> Joined:
         for name in ("counts", "dialects"):
             sums: Counter[str] = Counter()
             for one in versions:
-                sums.update(one.manifest.provenance[name])
+                sums.update(one.manifest.provenance.get(name, {}))
             provenance[name] = dict(sorted(sums.items()))
         return Joined(stage.commit(first.recipe, provenance, ref.version), rows)
 
