@@ -53,11 +53,6 @@ kept = click.option(
     help="Where raw answers are kept: a folder, or s3://BUCKET/PREFIX.  [default: STORE/.ledger]",
 )
 again = click.option("--retry-failed", is_flag=True, help="Ask once more, and only, what was answered unusably before.")
-OF_CALLS = (
-    *("named", "keys", "extra", "temperature", "max_tokens", "concurrency", "rpm", "tpm", "timeout"),
-    *("dry_run", "budget", "prices", "retry_failed", "ledger"),
-)
-"""The parameters of `models`, `sampling`, `pace`, `costs`, `again` and `kept`."""
 
 
 def judges_option(also: str = "") -> Callable[[F], F]:
@@ -223,6 +218,11 @@ def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
 def is_from_file(name: str) -> bool:
     """Whether the command's option of this name was not given and has its value from the config file."""
     return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.DEFAULT_MAP
+
+
+_calls = _together(models, sampling(0), pace("Calls"), costs("these calls"), again, kept)
+OF_CALLS = [str(option.name) for option in click.command()(_calls(lambda: None)).params]
+"""The parameters of these options."""
 
 
 def is_given(name: str) -> bool:
