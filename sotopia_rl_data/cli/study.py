@@ -95,8 +95,10 @@ def _show_preview(found: Sequence[StepPreview], as_json: bool) -> None:
     console.note("Nothing was asked, trained or written.")
     later = [one.step for one in found if one.usd is None]
     if later:
-        known_only = f"{len(later)} steps ask about what earlier steps make, or at a price that is not known"
-        console.note(f"{known:.4g} USD are known; {known_only}.")
+        console.note(
+            f"{known:.4g} USD are known. The cost of {len(later)} of {len(found)} steps is not: what earlier steps "
+            "make is missing, or a price."
+        )
 
 
 def _show(results: Mapping[str, StepResult], written: Sequence[Path], as_json: bool) -> None:

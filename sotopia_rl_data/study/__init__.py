@@ -4,7 +4,7 @@
     steps.py      the steps that make versions of data: import, label, rewards, evaluate; playing.py: rollout
     training.py   the steps that train, and that measure reward models side by side
     planning.py   from a study to its steps, in an order in which each finds what it needs
-    run.py        what is there is not made again: a step's identity is its settings and its inputs' digests
+    run.py        what is there is not made again: a step's identity is its name, its settings and its inputs' digests
     tables.py     the tables, read from versions alone, with intervals from resampled episodes
     writing.py    Markdown, LaTeX and PNG, the same bytes each time
 

@@ -1,7 +1,7 @@
 """Run a study: what is there is not made again, and the rest is made in order, under one budget.
 
-What a step made is noted in the study's folder once it is there, under the step's identity: its settings and the
-digests of what it was made from. So a run that was killed goes on with the step in which it was, which goes on by
+What a step made is noted in the study's folder once it is there, under the step's identity: its name, its settings and
+the digests of what it was made from. So a run that was killed goes on with the step in which it was, which goes on by
 itself: judges and policies from the ledger, training from its last checkpoint. A step some of whose calls got no answer
 is made again, from the ledger as far as there are answers.
 """

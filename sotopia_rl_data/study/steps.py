@@ -1,8 +1,8 @@
 """The steps that make versions of data, each by the library function of a command.
 
-A step has a name, the names of the steps that it needs, and settings. Its identity is these settings and the digests of
-what the other steps made, so that nothing that is there is made again, and a change of the file makes only what
-depends on it.
+A step has a name, the names of the steps that it needs, and settings. Its identity is its name, these settings and the
+digests of what the other steps made, so that nothing that is there is made again, and a change of the file makes only
+what depends on it.
 """
 
 from __future__ import annotations

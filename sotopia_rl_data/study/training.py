@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 from sotopia_rl_data.asking.local import fingerprint
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.hashing import sha256_of
+from sotopia_rl_data.store.disk import link_or_copy
 from sotopia_rl_data.study.declared import Training
 from sotopia_rl_data.study.steps import Inputs, StepResult, UnaskingStep, Workshop
 from sotopia_rl_data.trainers import api
@@ -129,10 +129,7 @@ def linked(run: Path, folder: Path) -> Path:
                 config["target_modules"].sort()
             (beside / _ADAPTER).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         elif path.is_file() and path.name not in _OF_THE_RUN and not path.name.startswith("."):
-            try:
-                os.link(path, beside / path.name)
-            except OSError:
-                shutil.copy2(path, beside / path.name)
+            link_or_copy(path, beside / path.name)
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
     return folder

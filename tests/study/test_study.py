@@ -100,7 +100,7 @@ def test_a_study_is_made_once_and_its_tables_are_the_same_bytes_each_time(run: R
 
 
 @pytest.mark.slow
-def test_a_change_of_the_file_makes_only_what_hangs_on_it(run: Run, tmp_path: Path):
+def test_a_change_of_the_file_makes_only_what_depends_on_it(run: Run, tmp_path: Path):
     text = SMALL.partition("policies:")[0] + "tables: {rewards: {show: distributions, of: [direct, scaled]}}\n"
     run(text)
     other = text.replace("preset: scaled", "rule: uniform")

@@ -64,7 +64,7 @@ class Place:
 
 
 def test_the_papers_study_in_small_is_killed_and_resumed_and_ends_in_the_same_bytes(tmp_path: Path):
-    with running(cache=0) as provider:  # how much a prompt cache saves hangs on who asks first
+    with running(cache=0) as provider:  # how much a prompt cache saves depends on who asks first
         whole = Place(tmp_path / "whole", provider.url)
         files = whole.finish()
         pictures = {f"figures/{name}.png" for name in TABLES}
