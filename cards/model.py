@@ -271,13 +271,17 @@ class Metric:
 
     @property
     def title(self) -> str:
-        """The metric's name in words, after the head's name where the model has several heads."""
-        for name in sorted(NAMES, key=len, reverse=True):
-            if self.name == name:
-                return NAMES[name]
-            if self.name.endswith(f"_{name}"):
-                return f"{self.name.removesuffix(name).strip('_')}: {NAMES[name]}"
-        return self.name.replace("_", " ")
+        return in_words(self.name)
+
+
+def in_words(metric: str) -> str:
+    """A metric's name as people read it, after the head's name where the model has several heads."""
+    for name in sorted(NAMES, key=len, reverse=True):
+        if metric == name:
+            return NAMES[name]
+        if metric.endswith(f"_{name}"):
+            return f"{metric.removesuffix(name).strip('_')}: {NAMES[name]}"
+    return metric.replace("_", " ")
 
 
 def metrics_of(metrics: Mapping[str, float]) -> list[Metric]:

@@ -379,13 +379,15 @@ def inspect(runs: tuple[Path, ...], dataset: str | None, split: str, wide: bool,
 
 def _show_side_by_side(compared: dict[str, Any]) -> None:
     """A row for each run: each metric with its interval, and whether it differs from the first run's."""
+    from sotopia_rl_data.cards.model import in_words
+
     metrics = list(compared["runs"][0]["metrics"])
     rows = []
     for number, of_run in enumerate(compared["runs"]):
         cells = [_with_interval(of_run["metrics"][name], is_first=not number) for name in metrics]
         rows.append([of_run["run"], of_run["trained_on"], *cells])
     title = f"{compared['dataset']}, {compared['split']}: {compared['rows']:,} rows, {compared['episodes']:,} episodes"
-    console.table(["run", "trained on", *metrics], rows, title=title)
+    console.table(["run", "trained on", *map(in_words, metrics)], rows, title=title)
     console.note("95 % intervals resample whole episodes; + and -: above and below the first run in 95 % of them.")
     for text in compared["warnings"]:
         console.warn(text)

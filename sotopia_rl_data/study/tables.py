@@ -15,6 +15,7 @@ import numpy as np
 from sotopia_rl_data import statistics
 from sotopia_rl_data.agreement import OVERALL, agreement
 from sotopia_rl_data.agreement.measure import Figure
+from sotopia_rl_data.cards.model import in_words
 from sotopia_rl_data.comparing import Comparison, ComparisonOptions, MethodContrast
 from sotopia_rl_data.comparing.diversity import distinct
 from sotopia_rl_data.comparing.measure import EVERYTHING, compare_units
@@ -31,7 +32,6 @@ from sotopia_rl_data.study.training import side_by_side_step
 BINS = 20
 _INTERVALS = "In brackets, 95 % intervals from resampled episodes."
 _MEASURES = ("pearson", "spearman", "alpha", "pair_accuracy")
-_BEST_IS_LOW = ("mse", "mae")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +111,11 @@ class _Tables:
         for number, run in enumerate(compared["runs"]):
             rows.append([run["run"], *(_measured(run["metrics"][name], number == 0) for name in metrics)])
         for column, name in enumerate(metrics, 1):
-            panels.append(Panel(name.replace("_", " "), [row[0] for row in rows], [row[column] for row in rows]))
+            panels.append(Panel(in_words(name), [row[0] for row in rows], [row[column] for row in rows]))
         return StudyTable(
             spec.name,
             spec.title,
-            ("reward model", *(name.replace("_", " ") for name in metrics)),
+            ("reward model", *map(in_words, metrics)),
             rows,
             (
                 f"Each reward model, named by the labels that it is trained on, scores the {compared['split']} split "
@@ -158,8 +158,8 @@ class _Tables:
                 rows.append([names[pair.a], names[pair.b], pair.units, *cells])
         for column, measure in enumerate(_MEASURES, 3):
             labels = [f"{row[0]} · {row[1]}" for row in rows]
-            panels.append(Panel(measure.replace("_", " "), labels, [row[column] for row in rows]))
-        columns = ("labels", "and labels", "both judged", *(name.replace("_", " ") for name in _MEASURES))
+            panels.append(Panel(in_words(measure), labels, [row[column] for row in rows]))
+        columns = ("labels", "and labels", "both judged", *map(in_words, _MEASURES))
         note = f"Over all dimensions: what judges and people said of the same utterances. {_INTERVALS}"
         return StudyTable(spec.name, spec.title, columns, rows, (note,), panels=panels)
 
@@ -351,8 +351,8 @@ def _evaluators(spec: TableSpec, compared: Comparison) -> StudyTable:
         "and evaluator",
         "dimension",
         "both scored",
-        "pearson",
-        "spearman",
+        "Pearson",
+        "Spearman",
         "alpha",
         "a − b, of the range",
     )

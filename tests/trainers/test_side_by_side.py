@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,7 @@ def test_the_command_shows_one_table_and_gives_json(root: Path):
     runs = [str(root / "rm"), str(root / "none")]
     shown = CliRunner().invoke(cli, ["inspect", *runs, "--store", str(root)], env={"COLUMNS": "300"})
     assert shown.exit_code == 0, shown.output
+    assert re.search("run +trained on +mean squared error .* R² .* pair accuracy", shown.output)  # as on the card
     (line,) = [line for line in shown.output.splitlines() if str(root / "none") in line and "toys/shuffled" in line]
     assert line.count("[") >= 4
     assert "] +" in line  # its error is above the first run's
