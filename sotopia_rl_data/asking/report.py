@@ -129,7 +129,8 @@ class RunReport(AskingReport):
 
 def asking_warnings(outcomes: Sequence[Outcome]) -> list[str]:
     """Warnings about requests in a weaker form, models that changed during the run, prompts that were cut, prompts that
-    began like an earlier one and were billed in full, and claims that cannot be held."""
+    began like an earlier one and were billed in full, questions that several workers asked, and claims that cannot be
+    held."""
     warnings = []
     forms: Counter[tuple[str, str]] = Counter()
     for outcome in outcomes:
@@ -157,6 +158,9 @@ def asking_warnings(outcomes: Sequence[Outcome]) -> list[str]:
             f"{missed:,} of {expected:,} calls that began like one before them were billed in full: the provider's "
             "prompt cache does not hit, or it does not say so"
         )
+    twice = sum(one.asked_twice for one in outcomes)
+    if twice:
+        warnings.append(f"{twice:,} equal questions were asked by more than one worker")
     if any(not one.claimed for one in outcomes):
         warnings.append(
             "the ledger's file system has no locks: another run at the same time would ask, and pay for, the same "

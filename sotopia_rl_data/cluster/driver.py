@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 from sotopia_rl_data.asking.ask import capped
@@ -30,8 +30,10 @@ from sotopia_rl_data.costs.prices import Prices
 from sotopia_rl_data.costs.reservations import Hold
 from sotopia_rl_data.errors import AskingError, BudgetSpent, Interrupted, SotopiaDataError
 from sotopia_rl_data.hashing import sha256_of
+from sotopia_rl_data.ledger.attempt import Attempt
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Lookup, Outcome, PendingRequest
+from sotopia_rl_data.ledger.merge import AskedTwice
 from sotopia_rl_data.request import Request
 
 log = logging.getLogger(__name__)
@@ -93,6 +95,8 @@ class Run:
         self._done: Counter[int] = Counter()  # chains, by shard
         self._in_flight: dict[str, int] = {}
         self._loans: dict[str, _Loans] = {}
+        self._twice = [AskedTwice(ledger) for _ in self._groups]
+        self._answered: dict[int, set[str]] = {}  # keys that a shard under way has answers to
         self._is_ending = False
         self._interrupts = 0
         self._errors: list[SotopiaDataError] = []
@@ -169,21 +173,26 @@ class Run:
             tell_s=max(_TELL_S, self._pool.size / _MESSAGES),
         )
         self._running[name] = number, make
+        self._answered.setdefault(number, set()).update(one.key for one in task.known if one.status == "answer")
         self._loans[name] = _Loans()
         self._pool.submit(task)
 
     def _take(self, news: News, budget: Budget | None) -> None:
         """Keep answers, lend, and show how far the run is."""
-        for group, attempt in news.attempts:
+        for name, group, attempt in news.attempts:
+            answered = self._answered.setdefault(_number(name), set())
+            self._twice[group].known(attempt, partial(_is_at, answered))
             self._ledger.append(attempt)
             outcome = self._outcomes[group]
             if attempt.status == "answer":
+                answered.add(attempt.key)
                 outcome.asked += 1
+                outcome.asked_twice = len(self._twice[group])
                 outcome.count(attempt.model, attempt.reply)
             elif attempt.usage is not None:  # it is billed all the same
                 outcome.count_usage(attempt.model, attempt.usage)
         for name, done in news.done.items():
-            self._done[int(name.partition(".")[0])] = done
+            self._done[_number(name)] = done
         self._in_flight = news.permits
         if budget is not None:
             for name, loans in self._loans.items():
@@ -228,6 +237,7 @@ class Run:
             log.warning("shard %d was lost with %d calls in flight: %s", number + 1, in_flight, how.why)
             self._hand_out_again(part, how.why)
             return
+        del self._answered[number]
         for outcome, other in zip(self._outcomes, how.outcomes, strict=False):
             outcome.count_trouble(other)
         self._memory.adopt(how.endpoints)
@@ -305,6 +315,15 @@ class _Loans:
             self._settled += cost
             budget.settle(hold, cost)
         self._holds.clear()
+
+
+def _number(name: str) -> int:
+    """The shard that a worker of this name asks about."""
+    return int(name.partition(".")[0])
+
+
+def _is_at(keys: set[str], attempt: Attempt) -> bool:
+    return attempt.key in keys
 
 
 def _is_left(plan: Plan, ledger: Ledger, options: AskOptions) -> bool:

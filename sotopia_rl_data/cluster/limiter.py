@@ -53,10 +53,10 @@ class Told:
 
 @dataclass(slots=True)
 class News:
-    """What the driver is told: the attempts by group, in the order in which they came; how many chains each worker has
-    settled, what it has spent and what it wants, in USD; and how many permits each has."""
+    """What the driver is told: the attempts with their worker and group, in the order in which they came; how many
+    chains each worker has settled, what it has spent and what it wants, in USD; and how many permits each has."""
 
-    attempts: list[tuple[int, Attempt]] = field(default_factory=list)
+    attempts: list[tuple[str, int, Attempt]] = field(default_factory=list)
     done: dict[str, int] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
     wanted: dict[str, float] = field(default_factory=dict)
@@ -123,7 +123,7 @@ class Limiter:
             pacer.throttled(epochs.get(number) or Epoch(0.0), retry_after)
         pacer.spent(0.0, told.tokens)
         news = self._news
-        news.attempts += ((told.group, attempt) for attempt in told.attempts)
+        news.attempts += ((worker, told.group, attempt) for attempt in told.attempts)
         news.done[worker], news.spent[worker] = told.done, told.spent
 
     async def news(self) -> News:

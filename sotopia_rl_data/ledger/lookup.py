@@ -184,7 +184,7 @@ class Outcome:
     read as far fewer tokens than were sent. `pace` is how fast the run asked at its end. `cache_expected` requests
     began with a prefix that the provider had just seen; `cache_missed` of them were billed in full. `in_batches`
     requests are under way in `batches` that have not ended; `words` say how far these are. `exhausted` says that a
-    request did not fit under the budget.
+    request did not fit under the budget. `asked_twice` keys were answered to more than one worker.
     """
 
     total: int | None = None
@@ -210,6 +210,7 @@ class Outcome:
     pace: dict[str, Any] = field(default_factory=dict)
     cache_expected: int = 0
     cache_missed: int = 0
+    asked_twice: int = 0
     interrupted: bool = False
     exhausted: bool = False
     began: float = field(default_factory=time.monotonic)
@@ -254,11 +255,13 @@ class Outcome:
         return self
 
     def count_trouble(self, other: Outcome) -> None:
-        """Add what another outcome says of faults, prompts that were cut, and the provider's cache."""
+        """Add what another outcome says of faults, prompts that were cut, the provider's cache, and what was asked
+        twice."""
         self.cut = dict(Counter(self.cut) + Counter(other.cut))
         self.sent += other.sent
         self.throttled += other.throttled
         self.faults += other.faults
+        self.asked_twice += other.asked_twice
         self.cache_expected += other.cache_expected
         self.cache_missed += other.cache_missed
 

@@ -6,13 +6,14 @@ Leaves out the batches that are under way in a ledger: the command that submitte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.ledger import calls
+from sotopia_rl_data.ledger.attempt import Attempt
 from sotopia_rl_data.ledger.claims import FILE as CLAIMS
 from sotopia_rl_data.ledger.journal import is_being_written
 from sotopia_rl_data.ledger.ledger import Ledger
@@ -31,6 +32,26 @@ class Merged:
     unfinished: tuple[str, ...]
 
 
+class AskedTwice:
+    """At how many keys more than one source has an answer, of all whose attempts come into a ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger, self._keys = ledger, set[str]()
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def known(self, attempt: Attempt, is_own: Callable[[Attempt], bool]) -> list[Attempt]:
+        """The attempts that the ledger has at the key of one that comes; `is_own` says whether its source has another
+        too."""
+        known = self._ledger.attempts(attempt.key) if self._ledger.tries(attempt.key) else []
+        if attempt.status == "answer" and attempt.key not in self._keys:
+            others = (one for one in known if one.status == "answer" and one != attempt)
+            if not all(map(is_own, others)):
+                self._keys.add(attempt.key)
+        return known
+
+
 def merge(directory: Path, sources: Sequence[Path]) -> Merged:
     """Add every attempt of the ledgers `sources` to the one in `directory`, which is made if missing. Raises UsageError
     where there is no such ledger, before anything is written, and where another merge is at work; StoreError."""
@@ -38,7 +59,6 @@ def merge(directory: Path, sources: Sequence[Path]) -> Merged:
     for source in sources:
         _check(source, directory)
     read = added = 0
-    twice: set[str] = set()
     unfinished: list[str] = []
     with Ledger(directory) as ledger:
         ledger.check()
@@ -46,19 +66,15 @@ def merge(directory: Path, sources: Sequence[Path]) -> Merged:
             raise UsageError(
                 f"Another process is merging ledgers into {directory}.", "run the same command again when it has ended"
             )
+        twice = AskedTwice(ledger)
         for source in sources:
             # asked before reading: what a run writes after its ledger was read is missed
             if _is_unfinished(source):
                 unfinished.append(str(source))
             with Ledger(source) as other:
                 for attempt in other.scan():
-                    key, read = attempt.key, read + 1
-                    known = ledger.attempts(key) if ledger.tries(key) else []
-                    if attempt.status == "answer" and key not in twice:
-                        theirs = [one for one in known if one.status == "answer" and one != attempt]
-                        if theirs and any(one not in other.attempts(key) for one in theirs):
-                            twice.add(key)
-                    if attempt not in known:
+                    read += 1
+                    if attempt not in twice.known(attempt, lambda one: one in other.attempts(one.key)):
                         ledger.append(attempt)
                         added += 1
     return Merged(read, added, len(twice), tuple(unfinished))

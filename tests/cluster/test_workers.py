@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fixtures.flat_calls import evaluate, label, plan_of, rollout
-from fixtures.labelling import boats, put, sim
+from fixtures.labelling import BOAT, boats, put, sim
 from fixtures.places import ROOT
 from fixtures.thread_workers import PRICES, ThreadWorkers, cost
 
@@ -75,6 +76,25 @@ def test_a_lost_worker_repeats_no_more_than_it_had_in_flight(store: Store, tmp_p
         retried = next(task for task in workers.tasks if task.name == "0.1")
         assert len(retried.known) >= 6  # it begins with what the lost one had told
         assert made.digest == digest_of_one_process(provider, tmp_path, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [None, 1])
+def test_equal_prompts_in_two_shards_are_counted_and_said_and_those_of_a_lost_worker_are_not(
+    killed: int | None, store: Store, tmp_path: Path
+):
+    put(store, [*(replace(BOAT, episode_id=f"boat again {number}") for number in range(6)), *boats(6)])
+    workers = ThreadWorkers(3, kill_after=killed)
+    with running(latency=0.05) as provider:
+        made = label(store, "lab/episodes", judges=[sim(provider)], workers=workers, concurrency=2, **ASKED)
+        log = provider.log()
+        again = label(store, "lab/episodes", judges=[sim(provider)], workers=workers, **ASKED)
+    by_shard = {(name.partition(".")[0], one.key) for name, told in workers.tolds for one in told.attempts}
+    assert (log["distinct"], len(by_shard) > 14) == (14, True)  # six dialogues are one: a question for each agent
+    assert [one for one in made.warnings if "equal questions" in one] == [
+        "2 equal questions were asked by more than one worker"
+    ]
+    assert not any("equal questions" in one for one in again.warnings)
 
 
 @pytest.mark.slow
