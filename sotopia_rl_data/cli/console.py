@@ -64,7 +64,7 @@ def store_option(command: F) -> F:
         metavar="DIR",
         callback=_open_store,
         shell_complete=_complete_folders,
-        help="Where datasets and the ledger live: a folder, or s3://BUCKET/PREFIX.",
+        help="Where datasets and the ledger live: a folder, or s3://BUCKET/PREFIX; to read, hf://datasets/ORG/NAME.",
     )(command)
 
 

@@ -54,6 +54,8 @@ def card(ref: str, output: Path | None, write: bool, repo: str | None, store: St
     from sotopia_rl_data.store import readme
     from sotopia_rl_data.store.disk import storing
 
+    if write:
+        store.check_writable()
     version = resolve(store, ref)
     new_card = dataset_card(version, repo, credit=credit_section(store, version))
     text = readme.merge(new_card, readme.read(version.dir))
@@ -162,6 +164,8 @@ def push_to_hub(
     from sotopia_rl_data.hub.client import Hub, quiet
     from sotopia_rl_data.hub.push import PushOptions, push
 
+    if not dry_run:
+        store.check_writable()
     version = resolve(store, ref)
     hub = Hub()
     quiet(bars=console.has_bars())

@@ -17,27 +17,22 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError comes from its HTTP library
     EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
     HTTPError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
-    RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.tqdm import tqdm
 
-from sotopia_rl_data.errors import HubError, HubUnavailable, NotFound, StoreError, UsageError
+from sotopia_rl_data.errors import HubError, HubUnavailable, NotFound
 from sotopia_rl_data.refs import is_path
-from sotopia_rl_data.secrets import redact, without_credentials
-from sotopia_rl_data.store.disk import is_full, store_error
+from sotopia_rl_data.secrets import without_credentials
 from sotopia_rl_data.store.fields import MOST_BYTES
+from sotopia_rl_data.store.hub_errors import hub_errors, no_room, one_line
 from sotopia_rl_data.store.versions import Published
 
 DATASET = "dataset"
-_TEMPORARY = (408, 409, 412, 425, 429)  # statuses of requests to try again, as are all 5xx
 _TIMEOUT_S = 20.0
 _NO_ROOM = re.compile("StorageFull|FileTooLarge|QuotaExceeded|No space left")  # hf_xet's words for a full disk
 
@@ -236,38 +231,8 @@ class Hub:
     @contextmanager
     def _boundary(self, repo: str) -> Iterator[None]:
         """Turns huggingface_hub's errors about `repo` into ours, with a hint."""
-        try:
+        with hub_errors(repo, self.kind, self.page(repo), self.endpoint):
             yield
-        except OfflineModeIsEnabled as error:
-            raise HubUnavailable(
-                "HF_HUB_OFFLINE is set, so the Hub cannot be asked.", "unset HF_HUB_OFFLINE"
-            ) from error
-        except GatedRepoError as error:
-            raise HubError(f"{repo} is gated.", f"ask for access at {self.page(repo)}") from error
-        except RevisionNotFoundError as error:
-            raise NotFound(f"{repo} has no such revision on the Hub.", f"see {self.page(repo)}/tree/main") from error
-        except RepositoryNotFoundError as error:
-            raise NotFound(
-                f"The Hub has no {self.kind} {repo}, or none that your token may see.",
-                "check the name; for a private one set HF_TOKEN, or run `hf auth login`",
-            ) from error
-        except LocalEntryNotFoundError as error:
-            if isinstance(error.__cause__, HfHubHTTPError):
-                raise _status_error(error.__cause__, repo, self.page(repo)) from error
-            raise HubUnavailable(f"{self.endpoint} cannot be reached ({_line(error)}).", "check the network") from error
-        except EntryNotFoundError:
-            raise
-        except HfHubHTTPError as error:
-            raise _status_error(error, repo, self.page(repo)) from error
-        except HFValidationError as error:
-            raise UsageError(f"{repo!r} cannot name a repository: {_line(error)}.", "write ORG/NAME") from error
-        except HTTPError as error:
-            raise HubUnavailable(
-                f"{self.endpoint} cannot be reached ({_line(error)}).",
-                "check the network and HF_ENDPOINT, then run the same command again",
-            ) from error
-        except OSError as error:
-            raise _local(error, repo) from error
 
 
 def _too_large(most: int, path: str, repo: str) -> HubError:
@@ -353,55 +318,9 @@ def _transfers() -> Iterator[None]:
         if inner is not None:
             raise inner from error
         if _NO_ROOM.search(str(error)):
-            raise _no_room(_line(error)) from error
+            raise no_room(one_line(error)) from error
         if isinstance(error, ValueError):
             raise HubError(
-                f"The Hub does not accept this release: {_line(error)}.", "push-to-hub --dry-run shows the card"
+                f"The Hub does not accept this release: {one_line(error)}.", "push-to-hub --dry-run shows the card"
             ) from error
-        raise HubUnavailable(f"The transfer broke off: {_line(error)}.", "run the same command again") from error
-
-
-def _status_error(error: HfHubHTTPError, repo: str, page: str) -> HubError:
-    status = error.response.status_code
-    told = error.server_message or error.response.headers.get("X-Error-Message")
-    reason = redact(told, loosely=False) if told else _line(error)
-    if status in (401, 403):
-        return HubError(
-            f"The Hub refuses the token for {repo} ({status}: {reason}).",
-            "set HF_TOKEN to a token that has access, or run `hf auth login`",
-        )
-    if status in _TEMPORARY or status >= 500:
-        after = error.response.headers.get("Retry-After", "")
-        return HubUnavailable(
-            f"A request for {repo} failed on the Hub ({status}: {reason}).",
-            "run the same command again: it continues from there",
-            status=status,
-            retry_after=float(after) if after.isdigit() else None,
-        )
-    return HubError(f"The Hub refused a request for {repo} ({status}: {reason}).", f"look at {page}")
-
-
-def _local(error: OSError, repo: str) -> Exception:
-    """The error for an OSError: about the disk of the cache, or (without a number) about the Hub."""
-    if error.errno is not None and is_full(error):
-        return _no_room(str(error.strerror))
-    ours = store_error(error, Path(constants.HF_HUB_CACHE), "cache of huggingface_hub") if error.errno else None
-    if ours is not None:
-        return StoreError(ours.message, "set HF_HOME to a folder that can be written")
-    if isinstance(error, PermissionError):
-        return HubError(
-            f"The Hub refuses the token for {repo} ({_line(error)}).", "set HF_TOKEN to a token that has access"
-        )
-    return HubUnavailable(f"{repo}: {_line(error)}.", "run the same command again")
-
-
-def _no_room(reason: str) -> StoreError:
-    return StoreError(
-        f"There is no room left for huggingface_hub's cache, {constants.HF_HUB_CACHE} ({reason}).",
-        "free some space, or set HF_HOME to a folder with more",
-    )
-
-
-def _line(error: BaseException) -> str:
-    """The text of an error, in one line."""
-    return redact(" ".join(str(error).split()).rstrip("."), loosely=False)[:300] or type(error).__name__
+        raise HubUnavailable(f"The transfer broke off: {one_line(error)}.", "run the same command again") from error

@@ -43,7 +43,7 @@ def resolve(store: Store, ref: str | DatasetRef) -> Version:
     try:
         return store.resolve(ref)
     except NotFound as missing:
-        if ref.path is not None or "/" not in ref.name:
+        if ref.path is not None or "/" not in ref.name or store.is_of_the_hub:
             raise
         try:
             return fetch(store, ref).version
@@ -69,6 +69,7 @@ def fetch(
     from sotopia_rl_data.hub.pull import pull, revision_of
     from sotopia_rl_data.hub.release import manifest_at
 
+    store.check_writable()
     hub = hub or Hub()
     quiet(bars=False)
     commit = revision_of(hub, ref)

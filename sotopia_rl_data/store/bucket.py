@@ -16,10 +16,10 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,19 @@ class Object:
     etag: str
 
 
+def write_ranges(read_range: Callable[[int, int], bytes], size: int, path: Path) -> str:
+    """Write `size` bytes to a new file, as `read_range` gives them from a start on; returns their SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("xb") as file:
+        for start in range(0, size, _CHUNK):
+            data = read_range(start, min(_CHUNK, size - start))
+            digest.update(data)
+            file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
 class Bucket:
     """The objects below `s3://BUCKET/PREFIX`. Every call raises StoreError where the bucket refuses or is away."""
 
@@ -64,10 +77,9 @@ class Bucket:
         found = _SCHEME.fullmatch(os.fspath(address))
         scheme, rest = (found[1].lower(), found[2].rstrip("/")) if found else ("", "")
         if scheme != "s3":
-            by_name = "; a dataset of the Hub is read by its name, ORG/NAME" if scheme == "hf" else ""
             raise UsageError(
                 f"An address that begins with {scheme}:// cannot be used here.",
-                f"name a folder, or s3://BUCKET/PREFIX{by_name}",
+                "name a folder, or s3://BUCKET/PREFIX; --store reads hf://datasets/ORG/NAME too",
             )
         name, _, prefix = rest.partition("/")
         self.name: str = name
@@ -94,6 +106,10 @@ class Bucket:
                 "The S3 server's address is not a URL.", "export AWS_ENDPOINT_URL=https://HOST, or unset it for AWS"
             )
         return url
+
+    def address_of(self, name: str, version: str) -> str:
+        """Where a version of the store in this place is."""
+        return f"{self.address}/{name}/{version}"
 
     @property
     def folder_name(self) -> str:
@@ -220,15 +236,7 @@ class Bucket:
 
     def download(self, key: str, size: int, path: Path) -> str:
         """Write the object's first `size` bytes to a new file; returns their SHA-256. Raises FileNotFoundError."""
-        digest = hashlib.sha256()
-        with path.open("xb") as file:
-            for start in range(0, size, _CHUNK):
-                data = self.read_range(key, start, min(_CHUNK, size - start))
-                digest.update(data)
-                file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        return digest.hexdigest()
+        return write_ranges(partial(self.read_range, key), size, path)
 
     def write(self, key: str, data: bytes | Path) -> None:
         """Write an object, in the place of what was there. A file is sent in parts, and there when all of it is."""

@@ -24,13 +24,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.errors import StoreError, UsageError
 from sotopia_rl_data.locks import LockedFolder, open_lock, wait
 from sotopia_rl_data.refs import can_name
 from sotopia_rl_data.schema import DataFile, Manifest
 from sotopia_rl_data.store import manifest as manifests
 from sotopia_rl_data.store.bucket import Bucket, Object
 from sotopia_rl_data.store.disk import replace_file, storing
+from sotopia_rl_data.store.hub_dataset import HubDataset
 from sotopia_rl_data.store.versions import Version, number
 
 CACHE = "SOTOPIA_RL_DATA_CACHE"
@@ -55,12 +56,28 @@ def cache_folder() -> Path:
     return Path(home) / "sotopia-rl-data"
 
 
-class Mirror:
-    """The store in a bucket; `root` is the folder that shows it."""
+def mirror_of(address: str | os.PathLike[str]) -> Mirror:
+    """The store at an address. Raises UsageError where there can be none."""
+    text = os.fspath(address)
+    return Mirror(HubDataset(text) if text.lower().startswith("hf:") else Bucket(text))
 
-    def __init__(self, bucket: Bucket) -> None:
+
+class Mirror:
+    """The store in a bucket, or the releases of a dataset of the Hub; `root` is the folder that shows it."""
+
+    def __init__(self, bucket: Bucket | HubDataset) -> None:
         cache = cache_folder()
         self.bucket, self.root, self._files = bucket, cache / "stores" / bucket.folder_name, cache / "files"
+
+    def writable(self) -> Bucket:
+        """The bucket, to be written. Raises UsageError for a dataset of the Hub."""
+        if isinstance(self.bucket, HubDataset):
+            raise UsageError(
+                f"The store {self.bucket.address} can only be read.",
+                "write to another, with --store DIR: there this dataset is read by its name too, and "
+                "`sotopia-rl-data push-to-hub` publishes from there",
+            )
+        return self.bucket
 
     def refresh(self, name: str = "") -> None:
         """Make `root` show the versions that the bucket has now, of one dataset or of all: no other, and each with its
@@ -91,10 +108,11 @@ class Mirror:
 
         None where another writer took the number first. Raises StoreError; then the bucket has no new version.
         """
+        bucket = self.writable()
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(lambda file: self._send(folder / file.path, file), manifests.listed_files(manifest)))
         path = f"{manifest.name}/{manifest.version}"
-        if not self.bucket.create(f"{path}/{manifests.FILE_NAME}", (folder / manifests.FILE_NAME).read_bytes()):
+        if not bucket.create(f"{path}/{manifests.FILE_NAME}", (folder / manifests.FILE_NAME).read_bytes()):
             return None
         self.keep_notes(path, folder)
         for file in manifests.listed_files(manifest):
@@ -107,10 +125,11 @@ class Mirror:
     def keep_notes(self, path: str, folder: Path) -> None:
         """Write what lies beside a version's manifest and rows (its README, pictures, where it was published) to the
         bucket, in the place of what was there."""
+        bucket = self.writable()
         for file in sorted(one for one in folder.rglob("*") if one.is_file()):
             beside = file.relative_to(folder).as_posix()
             if _BESIDE.fullmatch(beside) and beside not in (manifests.FILE_NAME, _MARKS):
-                self.bucket.write(f"{path}/{beside}", file.read_bytes())
+                bucket.write(f"{path}/{beside}", file.read_bytes())
 
     @contextmanager
     def copied(self, version: Version) -> Iterator[Version]:
@@ -214,7 +233,7 @@ class Mirror:
     def _send(self, path: Path, file: DataFile) -> None:
         key = f"{FILES}/{file.sha256}"
         if self.bucket.size(key) != file.size:
-            self.bucket.write(key, path)
+            self.writable().write(key, path)
 
     def _cached(self, ref: str, file: DataFile) -> Path:
         path = self.held(file)

@@ -19,7 +19,7 @@ from sotopia_rl_data.display import Display, Silent
 from sotopia_rl_data.errors import NotFound, StoreError, UsageError, VersionExists
 from sotopia_rl_data.refs import DatasetRef, can_name, check_name, parse
 from sotopia_rl_data.store import manifest as manifests
-from sotopia_rl_data.store.bucket import Bucket, is_address
+from sotopia_rl_data.store.bucket import is_address
 from sotopia_rl_data.store.versions import Version, in_folder, load, number, read_published
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ class Store:
     """A folder of datasets. Nothing is created until something is committed."""
 
     def __init__(self, root: str | Path, display: Display | None = None) -> None:
-        """The store in this folder, or at `s3://BUCKET/PREFIX`: then `root` is the folder that shows it, and `mirror`
-        fetches and commits. `display` shows what is pulled from the Hub (default: nothing is shown). Raises UsageError
-        where the address cannot be used."""
+        """The store in this folder, or at `s3://BUCKET/PREFIX` or, to be read, `hf://datasets/ORG/NAME`: then `root` is
+        the folder that shows it, and `mirror` fetches and commits. `display` shows what is pulled from the Hub
+        (default: nothing is shown). Raises UsageError where the address cannot be used."""
         self.mirror: Mirror | None = None
         if is_address(root):
-            from sotopia_rl_data.store.mirror import Mirror
+            from sotopia_rl_data.store.mirror import mirror_of
 
-            self.mirror = Mirror(Bucket(root))
+            self.mirror = mirror_of(root)
         self.root = self.mirror.root if self.mirror else Path(root)
         self.address = self.mirror.bucket.address if self.mirror else str(root)
         self.display = display or Silent()
@@ -56,6 +56,11 @@ class Store:
         if isinstance(place, Store):
             return place
         return cls.default() if place is None else cls(place)
+
+    @property
+    def is_of_the_hub(self) -> bool:
+        """Whether it has the releases of a dataset of the Hub, and is only read."""
+        return self.address.startswith("hf:")
 
     def names(self) -> list[str]:
         """Every dataset of the store, sorted."""
@@ -150,20 +155,30 @@ class Store:
             )
         return load(folder / ref.version, self.mirror)
 
+    def check_writable(self) -> None:
+        """Raises UsageError where the store is only read, as what is on the Hub is."""
+        if self.mirror is not None:
+            self.mirror.writable()
+
     def stage(self, name: str) -> Stage:
-        """A context manager in which to write the next version of `name`. Raises StoreError where it cannot be made."""
+        """A context manager in which to write the next version of `name`. Raises StoreError where it cannot be made,
+        UsageError where the store is only read."""
         from sotopia_rl_data.store.stage import Stage
 
+        self.check_writable()
         return Stage(self.root, check_name(name), mirror=self.mirror)
 
     @property
     def ledger(self) -> Path:
-        """Where the raw answers are that belong to the store: a folder, or an address where it is in a bucket."""
+        """Where the raw answers are that belong to the store: a folder, or an address where it is in a bucket. Raises
+        UsageError where the store is only read."""
+        self.check_writable()
         return Path(self.address) / ".ledger"
 
     def folder_for(self, what: str) -> Path:
         """The folder of a store on this machine, beside whose datasets `what` (the subject of a sentence, with "do")
         keep something. Raises UsageError for a store in a bucket."""
+        self.check_writable()
         if self.mirror is not None:
             raise UsageError(
                 f"{what} not work with the store {self.address}, which is in a bucket.",

@@ -65,7 +65,7 @@ class Version:
     @property
     def address(self) -> str:
         """Where it is: its directory, or its place in a bucket."""
-        return f"{self.mirror.bucket.address}/{self.name}/{self.version}" if self.mirror else str(self.dir)
+        return self.mirror.bucket.address_of(self.name, self.version) if self.mirror else str(self.dir)
 
     def keep_notes(self) -> None:
         """Call it after a change to what lies beside the manifest and the rows: a bucket gets it too."""

@@ -259,7 +259,7 @@ def test_a_bucket_that_is_away_is_told_before_a_file_is_read(address, s3_server)
     [
         ("gs://toys/lab", "begins with gs://"),
         ("az://toys", "begins with az://"),
-        ("hf://datasets/org/toy", "read by its name, ORG/NAME"),
+        ("hf://org/toy", "is not a dataset of the Hub"),
         ("s3://", "not the name of a bucket"),
         ("s3://Toys/lab", "3 to 63 small letters"),
         ("s3://AKIAKEY:verysecret@toys/lab", "not the name of a bucket"),
