@@ -56,7 +56,7 @@ def curate(
         names = ", ".join(opinions.names) or "none"
         raise UsageError(
             f"No utterance has two opinions that could disagree; the only opinions are: {names}.",
-            "label with a second --judge or with --samples 2, or name a second REF",
+            "label with a second --judge or with --samples 2, or name a second dataset of these episodes",
         )
     return list(_episodes(opinions, spread, top) if by == "episode" else _utterances(opinions, spread, top))
 

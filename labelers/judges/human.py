@@ -19,7 +19,7 @@ from sotopia_rl_data.outputs import Row, read_sheet
 from sotopia_rl_data.request import Target
 
 COLUMNS = ("episode_id", "agent", "turn", "dimension", "raw")
-_HINT = "write the file with `sotopia-rl-data annotate template`"
+_HINT = "check the path; what writes such a file: sotopia-rl-data annotate template --help"
 
 Annotations = Mapping[tuple[str, str, int, str], int]
 

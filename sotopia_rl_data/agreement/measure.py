@@ -178,7 +178,7 @@ def _side_by_side(opinions: Opinions) -> dict[tuple[int, int], list[Paired]]:
         present = f"one opinion only ({names[0]})" if names else "no opinion"
         raise UsageError(
             f"Agreement needs two opinions, but there is {present}.",
-            "label with a second --judge or with --samples 2, or name a second REF",
+            "label with a second --judge or with --samples 2, or name a second dataset of these episodes",
         )
     sides = {}
     for a, b in combinations(range(len(names)), 2):

@@ -52,10 +52,10 @@ def parse_model(spec: str) -> ModelName | None:
         if not model:
             raise UsageError(f"{spec!r} does not name a model.", f"write {provider}:MODEL or {provider}:MODEL@URL")
         head, _, address = model.rpartition("@")
-        if not at and head and _ADDRESS.match(address):
+        if not at and head and ("://" in address or _ADDRESS.match(address)):
             raise UsageError(
-                f"The address {address!r} in {spec!r} is not a URL: http:// or https:// is missing.",
-                f"write {provider}:{head}@http://{address}",
+                f"The address {address!r} in {spec!r} is not a URL that begins with http:// or https://.",
+                f"write {provider}:{head}@http://{address.rpartition('://')[2]}",
             )
         return ModelName(provider, model, at[1:] + url)
     served_by = next((name for name, models in _MODELS.items() if models.fullmatch(spec)), None)

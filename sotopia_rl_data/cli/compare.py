@@ -150,7 +150,8 @@ def _subset(text: str) -> tuple[str, list[str]]:
         text = text_of(Path(file))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"The file {file!r} cannot be read: {error}.", "name a text file that lists environment ids, one a line"
+            f"The file {file!r} cannot be read: {getattr(error, 'strerror', error)}.",
+            "name a text file that lists environment ids, one a line",
         ) from error
     try:
         ids = json.loads(text)

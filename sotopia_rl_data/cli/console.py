@@ -151,6 +151,10 @@ def _open_store(context: click.Context, _param: click.Parameter, value: str) -> 
 
     global _store
     given = context.get_parameter_source("store") is click.core.ParameterSource.COMMANDLINE
+    if not value:
+        from sotopia_rl_data.errors import UsageError
+
+        raise UsageError("--store names no folder.", "name one, as in --store ./store, or omit it")
     store = Store(value, sys.modules[__name__])
     _store = (context.find_root().command, store.address) if given else None
     return store

@@ -191,12 +191,19 @@ def main(argv: list[str] | None = None) -> None:
     sys.exit(code)
 
 
+_PLAINER = {"is not a valid float": "is not a number", "is not a valid integer": "is not a whole number"}
+"""Click's words for what was typed, and ours."""
+
+
 def _told(error: BaseException) -> tuple[str, str, int]:
     """The sentence that tells of an error, its hint, and the exit code."""
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "sotopia-rl-data"
-        return error.format_message(), f"run `{command} --help`", error.exit_code
+        message = " ".join(error.format_message().split())  # click lists choices one a line
+        for words, plainer in _PLAINER.items():
+            message = message.replace(words, plainer)
+        return message, f"run `{command} --help`", error.exit_code
     if isinstance(error, errors.SotopiaDataError):
         return error.message, error.hint, error.exit_code
     if isinstance(error, (KeyboardInterrupt, click.Abort)):

@@ -54,12 +54,12 @@ def list_(wide: bool, store: Store, as_json: bool) -> None:
             spare=() if wide else _SPARE_FACTS,
         )
         newest = max(
-            (versions[0] for versions, _ in histories.values() if versions),
-            key=lambda version: version.manifest.created,
+            (name for name, (versions, _) in histories.items() if versions),
+            key=lambda name: histories[name][0][0].manifest.created,
             default=None,
         )
         if newest:
-            console.next_commands(f"sotopia-rl-data show {newest.name}")
+            console.next_commands(f"sotopia-rl-data show {newest}")
     for name, (_, damaged) in histories.items():
         _tell_damaged(name, damaged)
 

@@ -71,6 +71,7 @@ def compare(
     """
     units, methods = read_methods(versions, agents, partners)
     refs = [version.ref for version in versions]
+    _check_scored(units, refs)
     chosen = _evaluators(methods, evaluators)
     groups = {name: frozenset(some) for name, some in (sets or {}).items()} | {EVERYTHING: None}
     return compare_units(
@@ -150,6 +151,16 @@ def _remarks(condition: ConditionResult) -> Iterator[str]:
             )
 
 
+def _check_scored(units: Sequence[Unit], refs: Sequence[str]) -> None:
+    """Raises UsageError for a run of which no episode is scored."""
+    scored = {unit.run for unit in units if unit.scores}
+    missing = [ref for run, ref in enumerate(refs) if run not in scored]
+    if missing:
+        raise UsageError(
+            f"No episode of {missing[0]} is scored.", f"sotopia-rl-data evaluate {missing[0]} --judge gpt-4o"
+        )
+
+
 def _evaluators(methods: Mapping[str, Sequence[Unit]], wanted: Sequence[str]) -> list[str]:
     """The evaluators whose scores are compared. Raises UsageError where none scored every method, or a named evaluator
     scored nothing."""
@@ -157,14 +168,11 @@ def _evaluators(methods: Mapping[str, Sequence[Unit]], wanted: Sequence[str]) ->
     anybody = sorted(set().union(*by_method))
     unknown = [name for name in wanted if name not in anybody]
     if unknown:
-        hint = (
-            f"name one of: {', '.join(anybody)}" if anybody else "score the runs first, with `sotopia-rl-data evaluate`"
-        )
-        raise UsageError(f"No episode is scored by {unknown[0]!r}.", hint)
+        raise UsageError(f"No episode is scored by {unknown[0]!r}.", f"name one of: {', '.join(anybody)}")
     everywhere = sorted(set.intersection(*by_method)) if by_method else []
     if not wanted and not everywhere:
         raise UsageError(
-            f"No evaluator scored every method; evaluators of only some methods: {', '.join(anybody) or 'none'}.",
+            f"No evaluator scored every method; evaluators of only some methods: {', '.join(anybody)}.",
             "score all runs by the same judge, with `sotopia-rl-data evaluate`",
         )
     return list(dict.fromkeys(wanted)) or everywhere

@@ -148,7 +148,14 @@ def read_methods(
     units, refs = units_of(versions), [version.ref for version in versions]
     if agents and len(agents) not in (1, len(refs)):
         raise UsageError(
-            f"--agent is given {len(agents)} times for {len(refs)} runs.", "give --agent once, or once for each REF"
+            f"--agent is given {len(agents)} times for {len(refs)} run{'s' * (len(refs) > 1)}.",
+            "give --agent once, or once for each run",
+        )
+    unknown = [name for name in partners if name not in _models(units)]
+    if unknown:
+        raise UsageError(
+            f"No episode is played by {unknown[0]!r}, which --partner names.",
+            f"name one of: {', '.join(sorted(_models(units)))}",
         )
     if len(refs) == 1 and not agents:
         models = _models(units) - set(partners) or _models(units)

@@ -380,6 +380,8 @@ def _of_no_format(source: Source, record: Any, damaged: bool) -> Source:
     near, hint = nearest(record)
     if not near and isinstance(record, Mapping) and record:
         near = f"they have {_listed(list(map(str, record)))}"
+        lost = sorted(source.columns.keys() - source.used)
+        near += f", but not {_listed(lost)}, which --map names" if lost else ""
     wrong = f"{_NO_FORMAT}; {near}." if near else f"{_NO_FORMAT}."
     return replace(source, wrong=wrong, hint=hint or _HINT, damaged=damaged)
 

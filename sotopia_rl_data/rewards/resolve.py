@@ -114,7 +114,7 @@ def _opinions_read(
         present = f"only {_named(measures)} attributions" if measures else "none"
         raise UsageError(
             f"The rule {chosen.id!r} needs {chosen.measure!r} attributions, but there are {present}.",
-            "label with a schema that asks for them, or name a rule that needs no judge: uniform, discounted",
+            "label with a schema that asks for them, or name a rule that needs no judge: --rule uniform",
         )
     schemas = {schema for schema, measure, _, _ in held if measure == chosen.measure}
     schema = recipe.schema or min(schemas)

@@ -42,6 +42,14 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
+def test_a_dataset_is_called_as_it_lies_in_the_store_and_the_next_command_finds_it(tmp_path: Path, run: Run) -> None:
+    commit(Store(tmp_path / "store"), toy(0), "bare")  # the folder above is taken for the store
+    out, err = run("list")
+    assert "store/bare" in out
+    assert f"show store/bare --store {tmp_path}" in err
+    assert "bare@v1.0.0" in run("show", "store/bare")[0]
+
+
 def test_list_names_a_damaged_version_and_hides_no_other(store: Store, run: Run) -> None:
     out, err = run("list")
     rows = {line.split()[0]: line.split()[1:3] for line in out.splitlines()[1:] if line.strip()}

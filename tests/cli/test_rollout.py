@@ -101,7 +101,7 @@ WRONG = [
     (("--out", "x/y", "--profiles", "."), "--profiles is used only with"),
     (("--out", "x/y", "--pairs", "0"), "--pairs 0"),
     (("--out", "x/y", "--turns", "0"), "0 turns"),
-    (("--out", "x/y", "--turns", "many"), "'many' is not a valid integer"),
+    (("--out", "x/y", "--turns", "many"), "'many' is not a whole number"),
     (("--out", "x/y", "--dialect", "9"), "'9' is not one of"),
     (("--out", "x/y", "--template", "none.yaml"), "'none.yaml' cannot be read"),
     (("--out", "x/y", "--temperature", "1"), "Neither scripted:warm nor scripted:firm is a model"),

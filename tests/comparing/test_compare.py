@@ -448,10 +448,13 @@ def test_the_command_prints_every_table_and_json(store: Store):
         (["lab/a", "lab/b", "--evaluator", "nobody"], 2, "No episode is scored by 'nobody'"),
         (["lab/a", "lab/b", "--agent", "third"], 2, "No agent of lab/a@v1.0.0 is 'third'"),
         (["lab/a", "lab/b", "--agent", "A", "--agent", "B", "--agent", "P"], 2, "--agent is given 3 times for 2 runs"),
+        (["lab/a", "--agent", "A", "--agent", "P"], 2, "--agent is given 2 times for 1 run."),
+        (["lab/a", "lab/b", "--partner", "nobody"], 2, "No episode is played by 'nobody', which --partner names."),
+        (["lab/a", "lab/d"], 2, "No episode of lab/d@v1.0.0 is scored.\n hint: "),
         (["lab/a", "lab/b", "--dimensions", "charm"], 2, "charm"),
         (["lab/a", "lab/b", "--dimensions", "secret"], 2, "No episode has a score on the dimension 'secret'"),
         (["lab/a", "lab/b", "--subset", "easy"], 2, "no built-in set of environments 'easy'"),
-        (["lab/a", "lab/b", "--subset", "easy=missing.txt"], 1, "missing.txt"),
+        (["lab/a", "lab/b", "--subset", "easy=missing.txt"], 1, "'missing.txt' cannot be read: No such file"),
         (["lab/a", "lab/b", "--subset", "hard"], 2, "No episode is set in the environments of 'hard'"),
         (["lab/a", "lab/b", "--by-scenario", "charm"], 2, "charm"),
         (["lab/a", "lab/b", "--alpha", "2"], 2, "alpha"),
@@ -466,6 +469,7 @@ def test_bad_input_is_one_sentence_and_the_hint(store: Store, arguments, code, s
     put(store, run("A", "P", size=(1, 1, 2)), "lab/a")
     put(store, run("B", "P", size=(1, 1, 2)), "lab/b")
     put(store, run("C", "P", size=(1, 1, 2), evaluator="else"), "lab/c")
+    put(store, [replace(one, scores=()) for one in run("D", "P", size=(1, 1, 2))], "lab/d")
     commit(store, {("rewards", "train"): rewards(reward_row(0))}, "lab/rows")
     done = command(store, *arguments)
     assert done.returncode == code, done.stderr

@@ -143,6 +143,10 @@ def test_columns_of_any_name_are_told_by_a_map_or_by_their_spelling(tmp_path):
         plan([path])
     assert "it comes" in error.value.message or "they have Call ID, No, Who, Said" in error.value.message
     assert "--map" in error.value.hint
+    with pytest.raises(
+        InputError, match="they have Call ID, No, Who, Said, csat, mood, but not Caller, which --map names"
+    ):
+        plan([path], {"Caller": "speaker"})
     told = parse_columns("Call ID=conversation,Who=speaker,Said=text,No=turn")
     store = Store(tmp_path / "store")
     report = import_dataset(store, [path], "o/n", options=ImportOptions(columns=told))

@@ -342,12 +342,12 @@ def test_a_judge_that_is_misspelled_is_suggested(name: str, said: str):
     assert caught.value.message == said
 
 
-@pytest.mark.parametrize("address", ["localhost:8000/v1", "127.0.0.1", "gpu7:8000", "llm.lab.org/v1"])
-def test_an_address_without_its_scheme_is_no_model(address: str, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("address", ["localhost:8000/v1", "127.0.0.1", "gpu7:8000", "llm.lab.org/v1", "htp://gpu7"])
+def test_an_address_without_its_scheme_or_with_another_is_no_model(address: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     with pytest.raises(UsageError, match="is not a URL") as caught:
         judge(f"openai:Qwen/Qwen2.5-7B@{address}")
-    assert caught.value.hint == f"write openai:Qwen/Qwen2.5-7B@http://{address}"
+    assert caught.value.hint == f"write openai:Qwen/Qwen2.5-7B@http://{address.removeprefix('htp://')}"
 
 
 def test_a_model_may_have_a_version_behind_an_at_sign(monkeypatch: pytest.MonkeyPatch):
