@@ -3,8 +3,11 @@
 Each step is an event of its own, so that what is known is seen at once: what the person says, then the policy's answer,
 then the rewards. A person may go on while rewards are on their way. All events of a page come by one stream, which is
 kept open (`_stay`): Gradio 6.31 closes it when no event is under way, and a page that asks for something at that moment
-waits on the closed one for an answer that has come. Neither the server nor the page contacts anybody:
-Gradio's telemetry is off, fonts are the visitor's own, and the page's policy lets a browser load from here alone.
+waits on the closed one for an answer that has come. Gradio's heartbeat, a second one, is off: a browser has six
+connections to a server, and three pages of two streams each stand still.
+
+Neither the server nor the page contacts anybody: Gradio's telemetry is off, fonts are the visitor's own, and the page's
+policy lets a browser load from here alone.
 """
 
 from __future__ import annotations
@@ -36,7 +39,9 @@ TITLE = "Talk to a policy"
 DRAFTS = 4
 _AT_ONCE = 40  # events of a kind
 _AWAKE_S = 15  # seconds after which somebody who has gone is noticed
-_KEPT_S = 3_600  # seconds that the dialogue of somebody who has gone is kept
+_KEPT_S = (
+    86_400  # seconds that a dialogue is kept from its beginning: Gradio does not know whether somebody is still there
+)
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
@@ -55,11 +60,12 @@ _SCROLLED = """new MutationObserver(() => {
   if (log) log.scrollTop = log.scrollHeight;
 }).observe(element, { childList: true, subtree: true });"""
 _SPOKEN = "element.setAttribute('role', 'status');"
-# In Gradio 6.31 a menu's list of options has no name. (It also stays when Tab leaves the menu: see demo.css.)
+# In Gradio 6.31 a menu's list of options has no name, and Tab goes to a long one, since it scrolls: there the focus is
+# lost, because the list closes. (It also stays when Tab leaves the menu: see demo.css.)
 _MENUS = """document.addEventListener('focusin', event => {
   if (event.target.getAttribute('role') === 'combobox') setTimeout(() => {
     const list = document.getElementById(event.target.getAttribute('aria-controls'));
-    if (list) list.setAttribute('aria-label', event.target.getAttribute('aria-label'));
+    if (list) { list.setAttribute('aria-label', event.target.getAttribute('aria-label')); list.tabIndex = -1; }
   });
 });"""
 _FONT = ("ui-sans-serif", "system-ui", "sans-serif")
@@ -75,9 +81,10 @@ def demo_app(host: DemoHost) -> FastAPI:
     theme = gr.themes.Base(
         primary_hue="teal", secondary_hue="teal", font=_FONT, font_mono=("ui-monospace", "monospace")
     )
+    blocks = page(host)
     mounted: FastAPI = gr.mount_gradio_app(
         app,
-        page(host),
+        blocks,
         "/",
         show_error=False,  # an unforeseen one is logged here, and not told to visitors
         max_file_size="1kb",  # Gradio takes files whatever the page has, and nobody has to send one
@@ -91,6 +98,7 @@ def demo_app(host: DemoHost) -> FastAPI:
         css=(files("sotopia_rl_data") / "demo" / "assets" / "demo.css").read_text("utf-8"),
         head='<meta name="color-scheme" content="light dark">',
     )
+    blocks.config["connect_heartbeat"] = False  # see above
     return mounted
 
 
@@ -155,25 +163,24 @@ def page(host: DemoHost) -> gr.Blocks:
         blocks.load(_stay, api_name=False, show_progress="hidden", concurrency_limit=None)
         scene.change(steps.people, scene, place, api_name=False, show_progress="hidden")
         begin.click(
-            steps.begin, [scene, place, policy, source], [state, told, drafts, end, *shown], api_name="begin", **_QUICK
+            steps.begin, [scene, place, policy, source], [state, told, drafts, end, *shown], api_name="begin", **_EVENT
         )
         said = gr.on(
-            [send.click, words.submit], steps.say, [state, kind, words], [words, kind, *shown], api_name="say", **_QUICK
+            [send.click, words.submit], steps.say, [state, kind, words], [words, kind, *shown], api_name="say", **_EVENT
         )
-        looked = again.click(steps.look, state, shown, api_name="look", **_QUICK)
+        looked = again.click(steps.look, state, shown, api_name="look", **_EVENT)
         for event, name in ((said, "say"), (looked, "again")):
-            event.then(steps.answer, state, shown, api_name=f"answer_{name}", **_QUICK).then(
-                steps.reward, state, shown, api_name=f"reward_{name}", **_QUICK
+            event.then(steps.answer, state, shown, api_name=f"answer_{name}", **_EVENT).then(
+                steps.reward, state, shown, api_name=f"reward_{name}", **_EVENT
             )
-        best.click(steps.best, [state, turn], [drafts, status], api_name="best_of", **_SLOW)
-        evaluate.click(steps.evaluate, [state, judge], [end, *shown], api_name="evaluate", **_SLOW)
-        keep.click(steps.save, state, status, api_name="save", **_SLOW)
+        best.click(steps.best, [state, turn], [drafts, status], api_name="best_of", **_EVENT)
+        evaluate.click(steps.evaluate, [state, judge], [end, *shown], api_name="evaluate", **_EVENT)
+        keep.click(steps.save, state, status, api_name="save", **_EVENT)
     blocks.queue(default_concurrency_limit=_AT_ONCE, api_open=False)
     return blocks
 
 
-_QUICK: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": _AT_ONCE}
-_SLOW: dict[str, Any] = {"show_progress": "minimal", "concurrency_limit": _AT_ONCE}
+_EVENT: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": _AT_ONCE}  # the status tells what goes on
 
 
 async def _stay() -> AsyncIterator[None]:
@@ -184,7 +191,7 @@ async def _stay() -> AsyncIterator[None]:
 
 
 class _Steps:
-    """What each event does; every one returns what is shown then."""
+    """What each event does; every one returns, or yields as it goes on, what is shown then."""
 
     def __init__(self, host: DemoHost) -> None:
         self._host = host
@@ -231,27 +238,29 @@ class _Steps:
         """The rewards of what has none."""
         return self._after(session, "reward", DemoSession.reward)
 
-    def best(self, session: DemoSession | None, turn: int | None) -> Shown:
+    def best(self, session: DemoSession | None, turn: int | None) -> Iterator[Shown]:
         """The drafts of best-of-N at a turn."""
         try:
             begun = _begun(session)
             if turn is None:
                 raise UsageError("Nothing was said yet.", "say something first")
-            return view.candidates(begun, turn, begun.best_of(turn, DRAFTS)), self._told(begun)
+            yield gr.skip(), view.status(f"{begun.policy} is thinking …")
+            yield view.candidates(begun, turn, begun.best_of(turn, DRAFTS)), self._told(begun)
         except SotopiaDataError as error:
-            return "", self._wrong(error)
+            yield "", self._wrong(error)
 
-    def evaluate(self, session: DemoSession | None, judge: str) -> Shown:
+    def evaluate(self, session: DemoSession | None, judge: str) -> Iterator[Shown]:
         """The end: the scores, and the dialogue as the report shows it."""
         try:
             begun = _begun(session)
             if judge:
+                yield gr.skip(), gr.skip(), view.status(f"{judge} is reading …"), gr.skip()
                 begun.evaluate(judge)
             begun.end()
             end = view.scores(begun) + view.as_reported(begun, begun.rules.layout)
-            return (end, *self._shown(begun))
+            yield (end, *self._shown(begun))
         except SotopiaDataError as error:
-            return ("", *self._shown(session, error))
+            yield ("", *self._shown(session, error))
 
     def save(self, session: DemoSession | None) -> str:
         """The dialogue, in the next version of the dataset."""

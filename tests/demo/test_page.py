@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ def test_eight_turns_by_keyboard_alone_on_a_phone_and_the_saved_rows_are_what_th
     with served(tmp_path, *thankful(tmp_path)) as url, page(390, 844) as tab:
         open_page(tab, url)
         tab_to(tab, "it.textContent.trim() === 'Begin'")
+        menus = tab.js("[...document.querySelectorAll('.options')].map(one => one.getBoundingClientRect().height)")
+        assert menus == [0, 0, 0], "a menu stays open after Tab has gone on"
         press(tab, "Enter", 13, "\r")
         tab.wait("/your turn/.test(document.querySelector('.status').textContent)")
         for words in ("hello", "well, thank you", "so?", "thank you"):
@@ -60,6 +62,7 @@ def test_eight_turns_by_keyboard_alone_on_a_phone_and_the_saved_rows_are_what_th
         assert [one for one in tab.requests if not one.startswith((url, "data:"))] == []
         streams = [one for one in tab.requests if "/queue/data" in one]
         assert len(streams) == 1, "an answer that comes between two streams is seen only with the next event"
+        assert not [one for one in tab.requests if "heartbeat" in one], "two streams for each page: three are too many"
         assert [one for one in tab.noise if one["params"].get("entry", {}).get("level") != "info"] == []
     store = Store(tmp_path / "store")
     saved = sorted(rows(store, "rewards"), key=lambda row: row["turn"])
@@ -124,6 +127,27 @@ def test_every_control_has_a_name(tmp_path: Path):
 
 
 @needs_browser
+@pytest.mark.skipif("AXE" not in os.environ, reason="needs axe: `npm pack axe-core`, and AXE=its axe.min.js")
+@pytest.mark.parametrize("dark", [False, True])
+def test_axe_finds_nothing_serious(tmp_path: Path, dark: bool):
+    axe = Path(os.environ["AXE"]).read_text("utf-8")
+    with served(tmp_path, *thankful(tmp_path)) as url, page(390, 844, dark=dark) as tab:
+        open_page(tab, url)
+        begin(tab)
+        say(tab, "thank you")
+        unfold(tab)
+        tab.js("document.querySelector('#best').click()")
+        tab.wait("document.querySelectorAll('.drafts li').length === 1")
+        tab.js("document.querySelector('#evaluate').click()")
+        tab.wait("document.querySelector('iframe')")
+        tab.js(f"{axe}; 1")
+        found = tab.js(
+            "axe.run().then(all => all.violations.map(one => `${one.impact}: ${one.id}: ${one.nodes[0].html}`))"
+        )
+        assert [one for one in found if not one.startswith(("minor", "moderate"))] == []
+
+
+@needs_browser
 def test_a_judge_that_is_slow_down_or_over_the_budget_is_told_of_and_takes_no_word_away(tmp_path: Path):
     from gradio_client import Client
 
@@ -145,6 +169,9 @@ def test_a_judge_that_is_slow_down_or_over_the_budget_is_told_of_and_takes_no_wo
                 client.predict(api_name="/answer_say")
                 _, said, _ = client.predict(api_name="/reward_say")
                 assert re.search(told, said), said
+            drafts = client.submit(0, api_name="/best_of")
+            told = [said for _, said in drafts]
+            assert ("scripted:firm is thinking" in told[0], "Nothing more fits" in told[-1]) == (True, True), told
             client.predict(0, 0, "broken", "sim-down", api_name="/begin")
             for words, name, told in (
                 (" ", "answer_say", None),
@@ -171,15 +198,21 @@ def test_a_judge_that_is_slow_down_or_over_the_budget_is_told_of_and_takes_no_wo
                 assert len(shown(tab)) == 2
 
 
-def test_no_file_is_taken_and_the_server_ends_without_a_traceback_while_a_page_is_open(tmp_path: Path):
-    with ExitStack() as open_pages:
+def test_no_file_is_taken_and_a_browser_may_load_from_the_demo_alone(tmp_path: Path):
+    with served(tmp_path) as url:
+        answer = httpx2.get(url, trust_env=False, timeout=60)
+        assert answer.headers["content-security-policy"].startswith("default-src 'self';")
+        file = {"files": ("x", b"x" * 5_000)}
+        assert httpx2.post(f"{url}/gradio_api/upload", files=file, trust_env=False, timeout=60).status_code == 413
+
+
+@needs_browser
+def test_the_server_ends_without_a_traceback_while_a_page_is_open(tmp_path: Path):
+    with page(390, 844) as tab:
         with served(tmp_path) as url:
-            answer = httpx2.get(url, trust_env=False, timeout=60)
-            assert answer.headers["content-security-policy"].startswith("default-src 'self';")
-            file = {"files": ("x", b"x" * 5_000)}
-            assert httpx2.post(f"{url}/gradio_api/upload", files=file, trust_env=False, timeout=60).status_code == 413
-            beats = httpx2.stream("GET", f"{url}/gradio_api/heartbeat/somebody", trust_env=False, timeout=60)
-            assert open_pages.enter_context(beats).status_code == 200
+            open_page(tab, url)
+            begin(tab)
+            assert [one for one in tab.requests if "/queue/data" in one]
         assert (tmp_path / "stderr").read_text() == "open it in a browser; Ctrl-C ends it\n"
 
 
