@@ -9,6 +9,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -32,7 +33,8 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
 }
-_LATEX |= {"−": "$-$", "·": r"$\cdot$", "–": "--", "’": "'", "<": r"\textless{}", ">": r"\textgreater{}"}
+_LATEX |= {"−": "$-$", "·": r"$\cdot$", "–": r"\textendash{}", "’": "'"}
+_LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  # other signs in TeX's own fonts
 
 
 def write_study(
@@ -126,7 +128,7 @@ def _markdown(table: StudyTable, root: str) -> str:
 
 
 def _latex(table: StudyTable) -> str:
-    """A `table` of booktabs, which the preamble must load."""
+    """A `table` of booktabs, as small as its column is narrow; the preamble must load booktabs and graphicx."""
     rows = [" & ".join(_escaped(shown(value)) for value in row) + r" \\" for row in table.rows]
     head = " & ".join(map(_escaped, table.columns)) + r" \\"
     lines = [
@@ -134,20 +136,21 @@ def _latex(table: StudyTable) -> str:
         r"\centering",
         rf"\caption{{{_escaped(' '.join([table.title + '.', *table.notes]))}}}",
         rf"\label{{tab:{table.name}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{''.join('r' if each else 'l' for each in _numeric(table))}}}",
         r"\toprule",
         head,
         r"\midrule",
         *rows,
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}}",
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _escaped(text: str) -> str:
-    return "".join(_LATEX.get(c, c) for c in display.printable(text))
+    return re.sub("-(?=-)", "-{}", "".join(_LATEX.get(c, c) for c in display.printable(text)))  # two are no dash
 
 
 def _versions(results: Mapping[str, StepResult]) -> list[tuple[str, str, str]]:
@@ -176,6 +179,7 @@ def _page(study: Study, tables: Sequence[StudyTable], results: Mapping[str, Step
 def draw(table: StudyTable, path: Path) -> None:
     """The panels of a table as a PNG; one without a value is left out."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     panels = [each for each in table.panels if each.bars or any(one and one.value is not None for one in each.cells)]
     across = min(len(panels), 2 if len(panels) == 4 else _ACROSS) or 1
@@ -183,7 +187,10 @@ def draw(table: StudyTable, path: Path) -> None:
     is_named = table.kind == "dots"
     tall = 0.9 + 0.28 * max((len(panel.labels) for panel in panels), default=0) if is_named else 2.3
     names = max((len(label) for panel in panels for label in panel.labels), default=0) if is_named else 0
-    figure = Figure(figsize=(max(across * 2.9, 3.8) + 0.075 * names + 0.4, down * tall + 0.5), layout="constrained")
+    apart = ConstrainedLayoutEngine(
+        wspace=0.06, hspace=0.06
+    )  # else the last number of an axis meets the next one's first
+    figure = Figure(figsize=(max(across * 2.9, 3.8) + 0.075 * names + 0.4, down * tall + 0.5), layout=apart)
     figure.suptitle(table.title, fontsize=11, x=0.01, ha="left", weight="bold", color=_INK)
     drawn = {"dots": _dots, "bars": _bars, "steps": _steps}[table.kind]
     first: Any = None

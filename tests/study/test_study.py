@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -170,17 +172,31 @@ tables: {{cost: {{show: cost}}}}
 
 @pytest.mark.slow
 def test_odd_words_in_a_title_are_text_in_markdown_and_latex(run: Run, tmp_path: Path):
-    title = r"50% of <i>A|B</i> & C_{1} \\input{x} ~^ $y$ #2 \e[31m"
+    title = r"50% of <i>A|B</i> & C_{1} \\input{x} ~^ $y$ #2 --- \e[31m"
     code, _, err = run(f'name: odd\ndatasets: {{e: samples}}\ntables: {{cost: {{show: cost, title: "{title}"}}}}\n')
     assert code == 0, err
     tex = (tmp_path / "studies/odd/tables/cost.tex").read_text()
     told = (
-        r"\caption{50\% of \textless{}i\textgreater{}A|B\textless{}/i\textgreater{} \& C\_\{1\} "
-        r"\textbackslash{}input\{x\} \textasciitilde{}\textasciicircum{} \$y\$ \#2 \textbackslash{}x1b[31m. "
+        r"\caption{50\% of \textless{}i\textgreater{}A\textbar{}B\textless{}/i\textgreater{} \& C\_\{1\} "
+        r"\textbackslash{}input\{x\} \textasciitilde{}\textasciicircum{} \$y\$ \#2 -{}-{}- \textbackslash{}x1b[31m. "
     )
     assert told in tex
     page = (tmp_path / "studies/odd/README.md").read_text()
-    assert r"## 50% of \<i\>A\|B\</i\> & C\_{1} \\input{x} ~^ \$y\$ #2 \\x1b\[31m" in page
+    assert r"## 50% of \<i\>A\|B\</i\> & C\_{1} \\input{x} ~^ \$y\$ #2 --- \\x1b\[31m" in page
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here: apt-get install texlive-latex-base")
+def test_the_tables_can_be_set_by_latex_and_none_is_wider_than_its_column(run: Run, tmp_path: Path):
+    odd = r'title: "50% of <A|B> & C_{1} \\input{x} ~^ $y$ #2 --- “é”"'
+    run(SMALL.replace("show: cost}", f"show: cost, {odd}}}"))
+    tables = sorted((tmp_path / "studies/small/tables").glob("*.tex"))
+    inputs = "".join(rf"\input{{{path}}}" for path in tables)
+    packages = r"\usepackage{booktabs,graphicx}"
+    Path("all.tex").write_text(rf"\documentclass{{article}}{packages}\begin{{document}}{inputs}\end{{document}}")
+    done = subprocess.run(["pdflatex", "-halt-on-error", "all.tex"], capture_output=True, encoding="latin-1")
+    assert (done.returncode, "Overfull" in done.stdout) == (0, False), done.stdout
+    assert Path("all.pdf").stat().st_size > 10_000
 
 
 @pytest.mark.slow
