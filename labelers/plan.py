@@ -1,7 +1,7 @@
 """What judges will be asked: the schema's questions about every episode, for each judge and sample.
 
 A plan is pure: the same episodes and the same plan always give the same requests in the same order. So they are made
-three times rather than kept: to count, to ask, and to read the ledger. Whatever can be wrong with a plan is found
+more than once rather than kept: to count, to ask, and to read the ledger. Whatever can be wrong with a plan is found
 before anything is asked or written (`prepare`).
 """
 
@@ -51,16 +51,17 @@ class LabelPlan:
     samples: int = 1
     only: Selection | None = None
 
-    def questions(self, episode: Episode) -> list[Question]:
-        """The questions about an episode: the same for every judge."""
+    def questions(self, episode: Episode) -> Iterator[Question]:
+        """The questions about an episode, the same for every judge. They are made one at a time: each may hold all that
+        was said until its turn, so that those about a long dialogue have gigabytes."""
         all_ = self.schema.questions(episode, self.dimensions, self.evaluator, self.packing, self.scale)
-        return [question for question in all_ if self.only is None or self.only.wants(question)]
+        return (question for question in all_ if self.only is None or self.only.wants(question))
 
     def requests(self, episodes: Iterable[Episode], judge: Judge) -> Iterator[JudgeRequest]:
         """Every request to `judge`, episode after episode, so that requests that share a prefix follow each other."""
         target = target_of(judge)
         for episode in episodes:
-            for question in self._worth_caching(self.questions(episode)):
+            for question in self._worth_caching(episode):
                 for sample in range(self.samples):
                     yield request_of(question, target, sample)
 
@@ -71,18 +72,14 @@ class LabelPlan:
             return [(agent.agent, -1) for agent in episode.agents]
         return [(turn.agent, turn.turn) for turn in episode.turns]
 
-    def _worth_caching(self, questions: Sequence[Question]) -> list[Question]:
-        """The same questions. Where no other call shares a question's prefix, only the task is cached, which other
-        episodes share: writing to the cache costs extra at Anthropic."""
-        if self.samples > 1:
-            return list(questions)
-        sharing = Counter(map(_prefix, questions))
-        marked = []
-        for question in questions:
+    def _worth_caching(self, episode: Episode) -> Iterator[Question]:
+        """The questions about an episode. Where no other call shares a question's prefix, only the task is cached,
+        which other episodes share: writing to the cache costs extra at Anthropic."""
+        sharing = Counter(map(_prefix, self.questions(episode))) if self.samples == 1 else Counter[int]()
+        for question in self.questions(episode):
             if sharing[_prefix(question)] == 1:
                 question = replace(question, cache_until=min(question.cache_until, 1))
-            marked.append(question)
-        return marked
+            yield question
 
     def read(self, question: Question, text: str) -> dict[Slot, float]:
         """The number of every slot. Raises BadAnswer, also where the schema gives too few numbers or one out of
@@ -132,9 +129,10 @@ class LabelPlan:
         return recipe
 
 
-def _prefix(question: Question) -> tuple[str, ...]:
+def _prefix(question: Question) -> int:
+    """A hash of what providers can cache of a question."""
     shared = question.messages[: question.cache_until]
-    return repr(question.answer_schema), *(message["content"] for message in shared)
+    return hash((repr(question.answer_schema), *(message["content"] for message in shared)))
 
 
 def _judge_recipe(judge: Judge) -> dict[str, Any]:

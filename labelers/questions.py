@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -95,7 +95,7 @@ class Questions:
                 self.episodes += 1
                 self.utterances += len(episode.turns)
                 if self.judges:
-                    self.total += len(part.plan.questions(episode)) * part.plan.samples * len(self.judges)
+                    self.total += sum(1 for _ in part.plan.questions(episode)) * part.plan.samples * len(self.judges)
 
     @classmethod
     def about(cls, plan: LabelPlan, version: Version, shard: Shard = WHOLE) -> Questions:
@@ -216,9 +216,10 @@ def rows_of(plan: LabelPlan, ledger: Ledger, episodes: Iterable[Episode], tally:
     """The attributions and failures of each episode."""
     for episode in episodes:
         labels: list[Attribution] = []
-        questions = plan.questions(episode)
-        failures = list(_unasked(plan, episode, questions))
-        for question in questions:
+        failures: list[Failure] = []
+        asked: set[Slot] = set()
+        for question in plan.questions(episode):
+            asked.update(question.slots.values())
             for judge in plan.judges:
                 for sample in range(plan.samples):
                     request = request_of(question, target_of(judge), sample)
@@ -227,6 +228,7 @@ def rows_of(plan: LabelPlan, ledger: Ledger, episodes: Iterable[Episode], tally:
                         failures += _failures(question, judge, request.key, answer)
                     else:
                         labels += _labels(plan, question, judge, sample, answer)
+        failures += _unasked(plan, episode, asked)
         tally.labels += len(labels)
         tally.failures.update(failure.reason for failure in failures)
         labels.sort(key=_label_key)
@@ -352,13 +354,12 @@ def _failures(question: Question, judge: Judge, key: str, reason: str) -> Iterat
         yield Failure(reason, question.episode.episode_id, slot.agent, slot.turn, slot.dimension, judge.id, key)
 
 
-def _unasked(plan: LabelPlan, episode: Episode, questions: Iterable[Question]) -> Iterator[Failure]:
-    """A failure for each utterance and dimension that no question is about: because the episode's score is missing, or
+def _unasked(plan: LabelPlan, episode: Episode, asked: Set[Slot]) -> Iterator[Failure]:
+    """A failure for each utterance and dimension that was not asked about: because the episode's score is missing, or
     because the schema leaves the utterance out."""
     if plan.only is not None:
         # With --only, neither an utterance that the list leaves out nor a listed one without a score is a failure.
         return
-    asked = {slot for question in questions for slot in question.slots.values()}
     scores = {(s.agent, s.dimension) for s in episode.scores if s.evaluator == plan.evaluator}
     for agent, turn in plan.units(episode):
         for dimension in plan.dimensions:

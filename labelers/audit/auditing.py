@@ -347,7 +347,11 @@ def _schema_before(version: Version, before: Mapping[str, Any]) -> str:
 
 def _drawn(plan: LabelPlan, episodes: Iterable[Episode], count: int, seed: int) -> list[Episode]:
     """Some of the episodes that can be asked about, drawn by the seed; in order of their ids."""
-    eligible = [e for e in episodes if len({turn.agent for turn in e.turns}) > 1 and plan.questions(e)]
+
+    def can_be_asked(episode: Episode) -> bool:
+        return len({turn.agent for turn in episode.turns}) > 1 and any(True for _ in plan.questions(episode))
+
+    eligible = [episode for episode in episodes if can_be_asked(episode)]
     eligible.sort(key=lambda e: hashlib.sha256(f"{seed}\0{e.episode_id}".encode()).digest())
     return sorted(eligible[:count], key=lambda e: e.episode_id)
 

@@ -54,7 +54,8 @@ class Evaluation:
         """The questions that evaluate the episode; none where it has no turns."""
         if not episode.turns:
             return
-        shared = phrasing.shared_messages(_TASK, episode, handover=_HANDOVER, version=self.wording)
+        text = phrasing.episode_text(episode, self.wording)
+        shared = phrasing.shared_messages(_TASK, text, handover=_HANDOVER, version=self.wording)
         pairs = [(agent.agent, name) for agent in episode.agents for name in dimensions]
         for group in phrasing.groups(pairs, packing):
             yield _question(episode, group, shared, self.wording)

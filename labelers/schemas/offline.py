@@ -93,7 +93,8 @@ class Offline(ABC):
     ) -> Iterator[Question]:
         """See `Schema.questions`. Raises UsageError where the scale has no wording."""
         levels = {"levels": phrasing.wording(phrasing.levels_wording(scale))} if self.levels else {}
-        shared = phrasing.shared_messages(self.task, episode, levels, version=self.wording)
+        text = phrasing.episode_text(episode, self.wording)
+        shared = phrasing.shared_messages(self.task, text, levels, version=self.wording)
         for scores in phrasing.groups(phrasing.known_scores(episode, dimensions, evaluator), packing):
             yield self._question(episode, shared, scores, packing, scale)
 

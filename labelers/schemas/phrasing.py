@@ -127,17 +127,18 @@ def by_agent(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 def shared_messages(
     task: str,
-    episode: Episode,
+    text: str,
     values: Mapping[str, object] | None = None,
     handover: str = HANDOVER,
     version: Wording = NEWEST,
 ) -> list[Message]:
-    """The leading messages that all questions about an episode share: the task, the episode, the handover.
+    """The leading messages that all questions about an episode, or a view of it, share: the task, its `text`, the
+    handover.
 
     `values` fill the task's placeholders; `dimensions` is one of them where they are not SOTOPIA-EVAL's."""
     return [
         {"role": "system", "content": _system(task, version, **(values or {}))},
-        {"role": "user", "content": episode_text(episode, version)},
+        {"role": "user", "content": text},
         {"role": "assistant", "content": wording(handover)},
     ]
 
@@ -150,18 +151,33 @@ def _system(task: str, version: Wording, **values: object) -> str:
 
 def episode_text(episode: Episode, version: Wording = NEWEST) -> str:
     """The episode as a judge reads it: scenario, agents with their whole profiles, transcript under turn keys."""
-    scenario, agent, turn = (
-        (_scenario_text_v1, _agent_text_v1, _turn_text_v1)
-        if version == "v1"
-        else (_scenario_text, _agent_text, _turn_text)
-    )
-    keys = agent_keys(episode)
-    return fill(
-        "episode.v1",
-        scenario=scenario(episode),
-        agents="\n".join(agent(keys[one.agent], one) for one in episode.agents),
-        transcript="\n".join(turn(keys, one) for one in sorted(episode.turns, key=lambda t: t.turn)) or _SILENCE,
-    )
+    shown = ShownEpisode(episode, version)
+    return shown.text(shown.turns)
+
+
+class ShownEpisode:
+    """An episode laid out once, so that many views of it can be shown: `turns` are the texts of its turns, in order."""
+
+    def __init__(self, episode: Episode, version: Wording) -> None:
+        scenario, agent, turn = (
+            (_scenario_text_v1, _agent_text_v1, _turn_text_v1)
+            if version == "v1"
+            else (_scenario_text, _agent_text, _turn_text)
+        )
+        keys = agent_keys(episode)
+        self._scenario = scenario(episode)
+        self._agents = "\n".join(agent(keys[one.agent], one) for one in episode.agents)
+        self.turns = [turn(keys, one) for one in in_turn(episode)]
+
+    def text(self, turns: Sequence[str]) -> str:
+        """The episode with some of its turns."""
+        transcript = "\n".join(turns) or _SILENCE
+        return fill("episode.v1", scenario=self._scenario, agents=self._agents, transcript=transcript)
+
+
+def in_turn(episode: Episode) -> list[Turn]:
+    """The episode's turns in order."""
+    return sorted(episode.turns, key=lambda turn: turn.turn)
 
 
 def scores_text(episode: Episode, scores: Sequence[Score], version: Wording = NEWEST) -> str:

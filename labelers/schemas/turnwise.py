@@ -25,7 +25,7 @@ number, the measure stands in place of the dimension (see `offline.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.labelers.schemas import answers, phrasing
@@ -38,11 +38,12 @@ BASELINE = -1
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is shown (`turns`, in order), and for which agents and which turn it gives a number."""
+    """For which agents and which turn it gives a number, and what is shown: the places of its turns among the
+    episode's, in order."""
 
     agents: tuple[str, ...]
     turn: int
-    turns: tuple[Turn, ...]
+    places: Sequence[int]
 
 
 Views = Callable[[Sequence[Turn], tuple[str, ...]], Iterator[View]]
@@ -96,11 +97,10 @@ class Turnwise:
     ) -> Iterator[Question]:
         """See `Schema.questions`."""
         asked = self._asked_dimensions(episode, dimensions, evaluator)
-        turns = sorted(episode.turns, key=lambda turn: turn.turn)
-        values = self.values(scale)
-        for view in self.views(turns, tuple(asked)):
-            seen = replace(episode, turns=view.turns)
-            shared = phrasing.shared_messages(self.task, seen, values, phrasing.VIEW_HANDOVER, self.wording)
+        values, shown = self.values(scale), phrasing.ShownEpisode(episode, self.wording)
+        for view in self.views(phrasing.in_turn(episode), tuple(asked)):
+            text = shown.text([shown.turns[place] for place in view.places])
+            shared = phrasing.shared_messages(self.task, text, values, phrasing.VIEW_HANDOVER, self.wording)
             pairs = [(agent, name) for agent in view.agents for name in asked[agent]]
             for group in phrasing.groups(pairs, packing):
                 called = {name: name if packing == "packed" else self.measure for _, name in group}
@@ -174,7 +174,7 @@ def prefixes(turns: Sequence[Turn], agents: tuple[str, ...]) -> Iterator[View]:
     """For each utterance of these agents, the episode up to and including it."""
     for place, turn in enumerate(turns):
         if turn.agent in agents:
-            yield View((turn.agent,), turn.turn, tuple(turns[: place + 1]))
+            yield View((turn.agent,), turn.turn, range(place + 1))
 
 
 def prefixes_from_nothing(turns: Sequence[Turn], agents: tuple[str, ...]) -> Iterator[View]:
@@ -190,23 +190,23 @@ def with_reply(turns: Sequence[Turn], agents: tuple[str, ...]) -> Iterator[View]
         if turn.agent in agents:
             later = range(place + 1, len(turns))
             end = next((i for i in later if turns[i].agent == turn.agent), len(turns))
-            yield View((turn.agent,), turn.turn, tuple(turns[:end]))
+            yield View((turn.agent,), turn.turn, range(end))
 
 
 def without_each(turns: Sequence[Turn], agents: tuple[str, ...]) -> Iterator[View]:
     """The whole episode, for all agents; then for each utterance the episode without it, for its speaker."""
     if agents:
-        yield View(agents, BASELINE, tuple(turns))
+        yield View(agents, BASELINE, range(len(turns)))
     for place, turn in enumerate(turns):
         if turn.agent in agents:
-            yield View((turn.agent,), turn.turn, (*turns[:place], *turns[place + 1 :]))
+            yield View((turn.agent,), turn.turn, (*range(place), *range(place + 1, len(turns))))
 
 
 def whole(turns: Sequence[Turn], agents: tuple[str, ...]) -> Iterator[View]:
     """For each utterance of these agents, the whole episode."""
     for turn in turns:
         if turn.agent in agents:
-            yield View((turn.agent,), turn.turn, tuple(turns))
+            yield View((turn.agent,), turn.turn, range(len(turns)))
 
 
 # --- the schemas ------------------------------------------------------------------------------------------------------

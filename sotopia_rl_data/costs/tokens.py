@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -127,6 +128,7 @@ def _referred(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str
 BLOCK = 128  # tokens
 SHORTEST_CACHED = 1_024  # tokens
 _BLOCK_BYTES = BLOCK * PROMPT_BYTES
+_LAST = 8  # prompts with which the next is compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,18 +148,30 @@ class PrefixCache:
     def __init__(self, kept: int = 1 << 20) -> None:
         self._kept = kept
         self._known: dict[str, dict[bytes, None]] = {}  # by model, in the order of use
+        # by model and first block, the last prompts and the hashes of their blocks
+        self._last: OrderedDict[tuple[str, bytes], tuple[bytes, list[bytes]]] = OrderedDict()
 
     def blocks(self, model: str, prompt: bytes) -> PromptTokens:
         """Automatic caching in blocks (OpenAI). `written` is 0: writing costs nothing there."""
         known, total = self._known.get(model, {}), tokens(prompt)
-        chain, hashes, read = b"", [], 0
-        if total >= SHORTEST_CACHED:
-            for start in range(0, len(prompt) - _BLOCK_BYTES + 1, _BLOCK_BYTES):
-                chain = _link(chain, prompt[start : start + _BLOCK_BYTES])
-                hashes.append(chain)
-                if chain in known:
-                    read = len(hashes) * BLOCK
+        hashes = self._chain(model, prompt) if total >= SHORTEST_CACHED else []
+        read = BLOCK * next((count for count in range(len(hashes), 0, -1) if hashes[count - 1] in known), 0)
         return PromptTokens(total, read if read >= SHORTEST_CACHED else 0, 0, tuple(hashes))
+
+    def _chain(self, model: str, prompt: bytes) -> list[bytes]:
+        """The hash of the prompt up to the end of each block. What it shares with the last one that begins as it does
+        is not hashed again: the prompts of a schema that asks turn by turn each hold all of the one before."""
+        begins = model, prompt[:_BLOCK_BYTES]
+        before, hashes = self._last.pop(begins, (b"", []))
+        hashes = hashes[: _equal_blocks(before, prompt)]
+        chain = hashes[-1] if hashes else b""
+        for start in range(len(hashes) * _BLOCK_BYTES, len(prompt) - _BLOCK_BYTES + 1, _BLOCK_BYTES):
+            chain = _link(chain, prompt[start : start + _BLOCK_BYTES])
+            hashes.append(chain)
+        self._last[begins] = prompt, hashes
+        if len(self._last) > _LAST:
+            self._last.popitem(last=False)
+        return hashes
 
     def marked(self, model: str, parts: Iterable[tuple[bytes, bool]]) -> PromptTokens:
         """Explicit caching (Anthropic): `parts` are the prompt's blocks and whether each carries a marker."""
@@ -210,6 +224,18 @@ def _text(content: str | list[dict[str, Any]] | None) -> str:
     if isinstance(content, list):
         return "".join(part.get("text", "") for part in content)
     return content or ""
+
+
+def _equal_blocks(one: bytes, other: bytes) -> int:
+    """How many blocks two prompts have in common from the start, found by halves, each compared at once."""
+    low, high = 0, min(len(one), len(other)) // _BLOCK_BYTES
+    while low < high:
+        middle = (low + high + 1) // 2
+        if other.startswith(one[low * _BLOCK_BYTES : middle * _BLOCK_BYTES], low * _BLOCK_BYTES):
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _link(chain: bytes, text: bytes) -> bytes:

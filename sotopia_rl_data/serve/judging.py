@@ -9,7 +9,7 @@ fitted: with `utterance-quality` a reward is from 0 to 1. A schema that divides 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -108,11 +108,11 @@ class _CompletionPlan(LabelPlan):
     """A plan that asks about the last utterance of an episode alone, with the second number where a label is the
     difference of two."""
 
-    def questions(self, episode: Episode) -> list[Question]:
+    def questions(self, episode: Episode) -> Iterator[Question]:
         """The questions about the last utterance."""
         wanted = self._wanted(episode)
         every = LabelPlan.questions(self, episode)
-        return [question for question in every if any((s.agent, s.turn) in wanted for s in question.slots.values())]
+        return (question for question in every if any((s.agent, s.turn) in wanted for s in question.slots.values()))
 
     def _wanted(self, episode: Episode) -> set[tuple[str, int]]:
         last = episode.turns[-1]

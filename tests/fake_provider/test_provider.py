@@ -175,3 +175,12 @@ def test_the_provider_needs_less_than_a_1500th_of_a_second_of_cpu_a_request():
         asyncio.run(go(server.url))
         spent = sum(process.cpu_times()[:2]) - before
     assert spent / 6_000 < 1 / 1_500, f"{spent / 6_000 * 1_000:.2f} ms of CPU a request"
+
+
+def test_a_prompt_that_goes_on_from_another_has_the_blocks_that_it_would_have_alone():
+    """What two prompts share is hashed once; a prompt of another beginning may come between them."""
+    cache, before = PrefixCache(), b"a" * 8_000
+    for prompt in (before, b"b" * 9_000, before + b"c" * 3_000, before[:5_000] + b"d" * 5_000, before):
+        alone = PrefixCache().blocks("m", prompt)
+        assert cache.blocks("m", prompt).hashes == alone.hashes
+        assert len(set(alone.hashes)) == len(prompt) // 512

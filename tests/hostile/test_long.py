@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from fixtures.hub_client import HubClient
 from fixtures.labelling import BOAT, put, scores
 from fixtures.places import ROOT
 
@@ -92,3 +93,19 @@ def test_a_dialogue_whose_prompts_grow_beyond_a_disk_is_not_imported_and_says_ho
     assert said[12_000][0] == said[600][0] == 1
     assert "12,000 prompts, each with all that came before, would have 10 GB, more than 4" in said[12_000][1]
     assert "600 prompts, each with all that came before, would have 5 GB" in said[600][1]
+
+
+@pytest.mark.slow
+def test_what_2_000_turns_would_cost_is_counted_in_seconds_of_work_and_little_memory(tmp_path: Path):
+    """Each of the 6,006 calls shows all that was said until its turn, 200 MB of it in all: it took 740 MB."""
+    turns = tuple(Turn(i, "ab"[i % 2], "speak", f"{i} " + "word " * 20) for i in range(2_000))
+    put(Store(tmp_path / "store"), [replace(BOAT, turns=turns)])
+    client = HubClient("http://127.0.0.1:1", tmp_path / "hf", xet=False)
+    judge = ("--judge", "openai:m@http://127.0.0.1:1/v1", "--schema", "goal-progress", "--dry-run", "--json")
+    (line,) = client("label", "lab/episodes", *judge, "--store", tmp_path / "store").json["judges"]
+    took, held = client.seconds(), client.most_memory()
+    client.stop()
+    assert line["asked"] == 6_006
+    assert line["usage"]["input"] > 150_000_000
+    assert took < 30
+    assert held < 400 << 20, f"{held:,} bytes"
