@@ -148,6 +148,37 @@ def test_of_four_servers_one_dies_and_one_is_slow_and_nothing_is_lost(tmp_path: 
         assert answered[2] < 0.7 * min(answered[:2])  # a slow server gets what it can do
 
 
+def rate(ledger: Path, first: int, last: int) -> float:
+    """Answers a second between two answers, counted in the order in which they came."""
+    with Ledger(ledger) as kept:
+        times = sorted(attempt.time for attempt in kept.scan() if attempt.status == "answer")
+    return (last - first) / (times[last] - times[first])
+
+
+@pytest.mark.slow
+def test_what_is_left_of_a_fleet_answers_as_fast_as_if_it_had_never_had_more(tmp_path: Path):
+    """Two quick servers and a slow one, with and without a fourth that dies; both at the load that this machine has."""
+    with ExitStack() as stack:
+        quick = [stack.enter_context(running(latency=0.5)) for _ in range(2)]
+        slow, dying = stack.enter_context(running(latency=2.0)), stack.enter_context(running(latency=0.5))
+        name = fleet(*quick, slow, dying)
+
+        def requests() -> Iterator[Request]:
+            for number, request in enumerate(siblings(name, 300, each=3)):
+                if number == 300:
+                    os.kill(dying.pid, signal.SIGKILL)
+                yield request
+
+        outcome = ask(name, requests(), tmp_path / "ledger")
+        assert (outcome.asked, outcome.unreachable) == (900, 0)
+        left = fleet(*(stack.enter_context(running(latency=seconds)) for seconds in (0.5, 0.5, 2.0)))
+        ask(left, siblings(left, 300, each=3), tmp_path / "left")
+        print(
+            rate(tmp_path / "ledger", 400, 850), rate(tmp_path / "left", 400, 850), rate(tmp_path / "ledger", 50, 280)
+        )
+        assert rate(tmp_path / "ledger", 400, 850) >= 0.9 * rate(tmp_path / "left", 400, 850)
+
+
 @pytest.mark.slow
 def test_a_server_that_comes_back_is_asked_again(tmp_path: Path):
     command = [sys.executable, "-m", "sotopia_rl_data.fake_provider"]
