@@ -13,6 +13,7 @@ from pathlib import Path
 from sotopia_rl_data.errors import UsageError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+_ON_THE_HUB = re.compile(rf"hf:/+datasets/(?P<name>{_NAME.pattern})")
 _VERSION = re.compile(r"v\d+\.\d+\.\d+")
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
@@ -56,6 +57,12 @@ def check_name(name: str) -> str:
         raise UsageError(
             f"{name!r} would be the name of a dataset, but a file with this name exists.",
             f"write ./{name} if you mean the file; a path starts with ./, ../ or /",
+        )
+    at_the_hub = _ON_THE_HUB.fullmatch(name)
+    if at_the_hub:
+        raise UsageError(
+            f"{name!r} is the address of a store, and not the name of a dataset.",
+            f"write {at_the_hub['name']}, which is pulled, or {at_the_hub['name']} --store {name}, to read it there",
         )
     if not can_name(name):
         raise UsageError(

@@ -15,6 +15,7 @@ from fixtures.reading_commands import read_everywhere
 from fixtures.stores import commit, reward_row, rewards
 
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.refs import parse
 from sotopia_rl_data.store import Store
 
 LABEL = ["label", "--judge", "lexical", "--preset", "goal-only", "--dimensions", "goal"]
@@ -195,6 +196,12 @@ def test_a_hub_that_is_away_or_refuses_is_a_sentence_with_a_hint(hub, origin, pu
         assert "error: " in refused.err
         assert "hint: " in refused.err
         assert "Traceback" not in refused.err
+
+
+def test_an_address_in_the_place_of_a_name_is_refused_with_what_to_write():
+    with pytest.raises(UsageError) as told:
+        parse("hf://datasets/lab/toy@v1.0.0")
+    assert "lab/toy --store hf://datasets/lab/toy" in told.value.hint
 
 
 @pytest.mark.parametrize(
