@@ -36,6 +36,13 @@ KEYS = {
     "prices": "a file of prices",
     "budget": "a hard cap in USD on each command that asks",
 }
+_EXAMPLES = {
+    "store": "./store",
+    "ledger": "./ledger",
+    "judge": "gpt-4o",
+    "judges": "judges.yaml",
+    "prices": "prices.yaml",
+}
 _HINT = f"its keys are {', '.join(KEYS)}; see sotopia-rl-data config --help"
 
 
@@ -139,7 +146,8 @@ def _value(path: Path, key: str, value: Any) -> Any:
         return value
     many = value if isinstance(value, list) and key == "judge" else [value]
     if not many or not all(isinstance(one, str) and one.strip() for one in many):
-        raise InputError(f"In the config file {path}, {key} must be text.", f'write: {key} = "…"')
+        what = "text, or a list of texts" if key == "judge" else "text"
+        raise InputError(f"In the config file {path}, {key} must be {what}.", f'write: {key} = "{_EXAMPLES[key]}"')
     if any(plugins.is_file(one) for one in many):
         raise InputError(
             f"The config file {path} names code, which may only be named on the command line.",

@@ -127,10 +127,10 @@ def test_label_needs_no_option_where_the_file_names_store_and_judge(here: Path):
     [
         ("judgee = 1", "has the unknown key 'judgee'"),
         ("[label]\njudge = 'x'", "has the unknown key 'label'"),
-        ("judge = 3", "judge must be text"),
+        ("judge = 3", "judge must be text, or a list of texts."),
         ("judge = []", "judge must be text"),
         ("store = ['a']", "store must be text"),
-        ("store = ''", "store must be text"),
+        ("store = ''", "store must be text."),
         ("budget = 'much'", "budget must be a number of USD above 0"),
         ("budget = true", "budget must be a number of USD above 0"),
         ("budget = nan", "budget must be a number of USD above 0"),
@@ -153,6 +153,15 @@ def test_what_a_file_may_not_say_is_a_sentence_without_its_values(here: Path, te
         assert refused.value.hint
         shown = str(refused.value)
         assert not any(secret in shown for secret in ("sk-proj", "3f9c1a7b", "hunter2"))
+
+
+@pytest.mark.parametrize("key", settings.KEYS)
+def test_the_line_that_a_hint_gives_for_a_wrong_value_is_taken_as_it_is(here: Path, key: str):
+    (here / FILE).write_text(f"{key} = true")
+    with pytest.raises(InputError) as refused:
+        run("config")
+    (here / FILE).write_text(refused.value.hint.removeprefix("write: "))
+    assert defaults()[key][1] == "file"
 
 
 def test_help_and_completion_work_where_the_file_is_broken(here: Path):
