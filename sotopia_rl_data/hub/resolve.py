@@ -48,7 +48,8 @@ def resolve(store: Store, ref: str | DatasetRef) -> Version:
         try:
             return fetch(store, ref).version
         except (HubUnavailable, NotFound) as error:
-            hints = dict.fromkeys((error.hint, missing.hint))  # the store's ends in a command, for pasting
+            # the store's ends in a command, for pasting; of a commit it says to pull it, which is what has just failed
+            hints = dict.fromkeys((error.hint,) if ref.commit else (error.hint, missing.hint))
             raise NotFound(f"{missing.message} {error.message}", "; or ".join(hints)) from error
 
 

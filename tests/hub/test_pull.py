@@ -137,6 +137,7 @@ def test_offline_a_pinned_version_that_is_here_loads_and_nothing_else_is_served(
                 assert (refused.code, refused.out) == (2, "")
                 assert "error: " in refused.err
                 assert "Traceback" not in refused.err
+                assert "sotopia-rl-data pull" not in refused.err  # it would not work either
     finally:
         offline.stop()
         down.stop()
