@@ -9,7 +9,7 @@ WORKERS ?= 2
 RUN     := $(BIN)/python cli.py
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: help quickstart test-fast test test-drawn test-all test-lowest lint types contract check docs bench clean
+.PHONY: help quickstart test-fast test test-drawn test-all test-lowest extras lint types contract check docs bench clean
 
 help:
 	@echo "make quickstart   environment, bundled episodes, offline labels, rewards, a query"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-drawn   three of the tests that take minutes each, others for each commit, as CI runs them"
 	@echo "make test-all     the suite and what takes minutes each; every command that the program prints there is run"
 	@echo "make test-lowest  the tests with every dependency at its stated minimum, in .venv-lowest"
+	@echo "make extras       whether each extra can be installed with the package, by what the registry has today"
 	@echo "make check        lint, types, the import contract"
 	@echo "make docs         docs/cli.md and docs/api.md from the code, and the site in build/site/html"
 	@echo "make bench        the benchmarks behind docs/benchmarks.md"
@@ -68,6 +69,11 @@ $(LOWEST)/.test: pyproject.toml constraints.txt tests/fixtures/lowest.py
 
 test-lowest: $(LOWEST)/.test
 	$(LOWEST)/bin/python -m pytest -n $(WORKERS) $(LOWEST_TESTS) $(PYTEST_ARGS)
+
+# an extra may require what the package cannot have: pip says so, or this ends well
+extras: $(BIN)/python
+	@for extra in $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"])'); do \
+		echo "$$extra"; $(PIP) --dry-run --ignore-installed --constraint constraints.txt ".[$$extra]" || exit 1; done
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

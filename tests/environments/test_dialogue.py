@@ -1,6 +1,7 @@
 """The environment of `verifiers`: vf-eval plays the episodes that `rollout` plays, and rewards them as `label` does.
 
-Needs verifiers, which is large: pip install 'sotopia-rl-data[verifiers]', then run this file.
+Needs verifiers, which is large, and uv, with which it takes packages from an index:
+pip install 'sotopia-rl-data[verifiers]' uv, then run this file.
 """
 
 from __future__ import annotations
