@@ -14,6 +14,9 @@ _WORD = re.compile(r"[A-Z]?[a-z]{0,15}|[A-Z]{1,15}|[0-9]{1,4}|v[0-9]{1,3}")
 _PART_OF_A_NAME = re.compile(rf"{_WORD.pattern}|[0-9]{{5,8}}|[a-z]{{1,12}}[0-9]")  # numbered names: oauth2, 000123
 _CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}|[A-Z]{2,}(?![a-z]))+")
 _PLACEHOLDER = re.compile(r"^(?:[<>{}()\[$%]|arn:|urn:)|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example)")
+_MADE_UP = re.compile(  # Sunny!Lake42, Welcome123!
+    r"(?=.*[A-Z])(?=.*[a-z])(?=.*[0-9])\w+[!@#$%^&*?+~]+\w[\w!@#$%^&*?+~]*|(?!Sha[0-9])[A-Z][a-z]{2,12}[0-9]{3,6}[!@#$%&*?.]?"
+)
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 
 
@@ -76,11 +79,6 @@ def is_surely_random(text: str) -> bool:
     )
 
 
-def is_long_and_random(text: str) -> bool:
-    """Whether a text of 16 characters or more was surely drawn."""
-    return len(text) >= 16 and is_surely_random(text)
-
-
 def is_password(text: str) -> bool:
     """Whether what follows the name of a password is one: not a plain word, or quoted."""
     quoted = text[:1] in "\"'"
@@ -92,9 +90,25 @@ def is_password(text: str) -> bool:
 
 
 def is_drawn_password(text: str) -> bool:
-    """Whether what stands behind the name of a password, but not clearly as its value, was drawn at random."""
+    """Whether what stands behind the name of a password, but not clearly as its value, was drawn at random, or made up
+    as people do: a word with a capital, a digit and a mark inside, or three digits at its end."""
     text = text.strip("\"'")
-    return looks_random(text) if len(text) >= 16 else is_surely_random(text)
+    if len(text) < 8 or _PLACEHOLDER.search(text):
+        return False
+    return is_surely_random(text) or (len(text) >= 16 and looks_random(text)) or bool(_MADE_UP.fullmatch(text))
+
+
+def is_surely_drawn(text: str) -> bool:
+    """Whether one of the words behind a password's name in a sentence is that password."""
+    text = text.rstrip(".,;:!?)")
+    return (
+        len(text) >= 8 and not _PLACEHOLDER.search(text) and (is_surely_random(text) or bool(_MADE_UP.fullmatch(text)))
+    )
+
+
+def is_drawn_path(text: str) -> bool:
+    """Whether the last part of a hook's address is its secret: random, or letters that no word has, as they follow."""
+    return looks_random(text) or bool(is_not_filled(text) and re.search("[bcdfghjklmnpqrstvwxz]{5}", text))
 
 
 def has_symbols(text: str) -> bool:

@@ -1,0 +1,187 @@
+"""Keys and passwords that have no shape, but a name before them: `WANDB_API_KEY=…`, `password: "…"`.
+
+A name only raises the suspicion: `password: required` names a password without telling it. How random the value
+behind it is decides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from sotopia_rl_data.secret_shapes import VALUE, Found
+from sotopia_rl_data.secret_values import (
+    has_symbols,
+    is_drawn_password,
+    is_password,
+    is_surely_drawn,
+    is_surely_random,
+    looks_random,
+)
+
+_KEYS = "api access secret private auth account master signing encryption admin service deploy license licence storage "
+_KEYS += "subscription consumer client shared function host application app project server webhook root personal"
+_KEY_NAMES = (
+    *(f"{word}{joint}key" for word in _KEYS.split() for joint in ("", "-", " ", ".")),
+    *("_key", "keyvalue", "key_value", "key-data", "key_data", "token", "secret", "credential", "credentials", "_pat"),
+    *("-pat", "auth", "_dsn", "sessionid", "session_id", "session-id", "_session", "authorization", "_jwt", "bearer"),
+    *("schlüssel", "chiave", "clé", "ключ", "токен", "密钥", "密鑰", "令牌", "トークン", "キー"),
+)
+_PASSWORDS = (
+    *("password", "passwd", "passphrase", "passcode", "pwd", "pword", "pswd", "passwort", "kennwort", "contraseña"),
+    *("contrasena", "clave", "senha", "heslo", "hasło", "wachtwoord", "lösenord", "passord", "adgangskode", "salasana"),
+    *("jelszó", "şifre", "parola", "mot de passe", "пароль", "密码", "密碼", "口令", "パスワード", "비밀번호", "암호"),
+    *("סיסמה", "κωδικός", "पासवर्ड", "รหัสผ่าน", "كلمة المرور", "kata sandi", "mật khẩu"),
+)
+_PASSWORD_NAMES = (*_PASSWORDS, "_pass", "-pass", "&pass", "?pass", "_pw", "-pw")
+SECRET_NAMES = (*_KEY_NAMES, *_PASSWORD_NAMES)
+_ABOUT_A_KEY = {
+    *("id", "ids", "name", "names", "url", "uri", "length", "size", "type", "path", "file", "hash", "count"),
+    *("version", "arn", "limit", "index", "alias"),
+}
+_ANY_NAME = "|".join(map(re.escape, SECRET_NAMES))
+SUSPICIOUS_NAMES = (
+    rf"(?i:(?:{_ANY_NAME}|-key| key|[a-z]key|pass|\bpw|creds|log-?in|[a-z]pat)"
+    r"(?:[^a-z0-9]*(?:[:=>,{(|→：＝\"'`]|&quot|&#3|</|%[0-9]|is\b|was\b|value|default)"
+    r"|[^\n]*[0-9]))|(?i:\bdefault(?:_?value)?[\"']?\s*[=:]|\breturn\s[\"'`])"
+)
+"""A pattern that matches every text in which `named` finds something (for RE2, too)."""
+LONGEST_TOKEN = 1000  # characters
+_LONGEST_NAME = 40  # characters looked at before a separator, with quotes and blanks
+_STATEMENT = 160  # characters in which the name of a default stands
+_SENTENCE = 80  # characters behind a name in which a word is looked for that was drawn
+
+_ENGLISH = r"key|token|secret|credential|auth|pat\b|dsn|session|pass|pw|creds|log-?in|bearer|_jwt|value|default"
+_FOREIGN = tuple(name for name in SECRET_NAMES if not re.search(_ENGLISH, name))
+_TELLING, _TELLING_ABROAD = re.compile(_ENGLISH), re.compile("|".join((_ENGLISH, *_FOREIGN)))
+_PUBLIC_WORDS = "public|verif[a-z]{1,8}|cache|partition|primary|foreign|sort|routing|idempotency|dedup"
+PUBLIC = re.compile(rf"(?i)(?:{_PUBLIC_WORDS})[_ -]?key$")
+_A_NAME = re.compile(rf"(?:{_ANY_NAME})(?![a-z])")
+_BARE_PASS = re.compile(r"(?:^|[\n{,;<\"'])\s{0,12}pass$|(?:^|[^a-z])pw$")
+_PAIR = re.compile(r"(?i)\b(?:key|name)[\"']?\s?[=:]\s?[\"']?([\w.-]+)[\"']?[,\s]+[\"']?value[\"'\s]*$")
+_DEFAULT = re.compile(r"default(?:_?value)?$")  # variable "password" { default = …; ("--api-key", type=str, default=…)
+_BODY = re.compile(  # def api_key(self) -> str: return …; string Key { get; set; } = …; val key: String by lazy { …
+    r"(?:\(\w{0,12}\)\s{0,3}(?:(?:->|:)\s?)?[&'\w.<>\[\]]{0,24}\s{0,3}[:{]?|\{\s?get;[\w\s;]{0,20}\}?|\s?\bby\s\w{1,12})\s*$"
+)
+_AFTER_A_NAME = re.compile(
+    r"""(?:["'`\\)\]}*\s]|&quot;|&#3[49];|%2[27]|\sis|\swas|\s?\([^()"']{1,20}\)|\[[0-9]\]|\.(?:value|default|equals)"""
+    r"""|</[\w-]+>\s*<(?:string|value|data))+$"""
+)
+_TYPE = re.compile(  # let apiKey: string = …
+    r"""(?:[?!]?:\s?[&\w.<>\[\]|?]{2,24}|\sstring|\s\w{1,12}="\w{1,12})$"""
+)
+_QUOTED = r"""(?=[A-Za-z@]{0,2}["'])"""
+_SEPARATOR = re.compile(
+    rf"""(?!\w)(?::=|\?=|={{1,3}}|[=-]>|<-|[:>→|：＝]|[({{]\s?{_QUOTED}|\|\||\?\?|%3[AaDd]|\\+u003[ad]"""
+    r"""|,(?=\s{0,20}["'`])|(?<=["'`]),|\s(?i:is|was|or|to|return)(?=\s["'`])"""
+    r"""|\s(?:is|was|ist|lautet|es|est|è|é)(?=\s\S{8}))(?=.)""",
+    re.DOTALL,
+)
+_WEAK = re.compile(r"^\s\w|[({]|^,\s*[^\s\"'`]")  # what stands between a name and much else, too
+_BEFORE_A_VALUE = re.compile(
+    r"""\*{0,2}[ \t]{0,20}\s{0,3}(?:[|>][-+]?\s{1,20}|!{1,2}\w{1,12}\s|&\w{1,12}\s)?"""  # the second: YAML's marks
+    rf"""(?:(?:[A-Za-z_.:]{{1,30}}\(|[\[({{:]{{1,2}})\s?{_QUOTED})?"""
+    r"""(?:[A-Za-z]{1,2}(?=["'`])|@)?(?:&quot;|&#3[49];|%22|\\+)?"""
+)
+_KEYS_SAID = ("key", "token", "secret")
+_SAID = re.compile(
+    rf"(?:\b(?:pass|pw|creds|credentials|log-?in|{'|'.join(_PASSWORDS)})|{'|'.join(_KEYS_SAID)})s?(?=[\s\"'`*:,(])"
+)
+_WORD = re.compile(r"[^\s\"'`,;<>()|0-9]*[0-9][^\s\"'`,;<>()|]*")
+_END = re.compile(r"[.!?]\s|\n")
+_ADDRESS = re.compile(r"://|\.[^.]*/|.=.|^[/~@]|@|^AAAA")
+_NAMED_KEY = re.compile(rf"[\"'`]?({VALUE}{{16,}})")
+_SYMBOLS = re.compile(r"(?P<quote>[\"'`])((?:(?!(?P=quote))\S){20,})(?P=quote)")
+_HEADER = re.compile(rf"[\"'`]?(?:[A-Za-z]{{3,10}} +)?({VALUE}{{16,}})")
+_NAMED_PASSWORD = re.compile(r"\"[^\s\"]{6,}\"|'[^\s']{6,}'|[^\s\"',;}&<>\\]{6,}")
+
+
+def small_letters(text: str) -> str:
+    """A text in small letters, as long as before: there are capitals (İ) whose small letter is two characters."""
+    small = text.lower()
+    return small if len(small) == len(text) else "".join(c.lower() if c.isascii() else c for c in text)
+
+
+def named(text: str) -> Iterator[Found]:
+    """The keys and passwords with a name and a separator before them. The separators are rarer than the names.
+
+    The first `LONGEST_TOKEN` characters of a value decide, so that a text made of names takes time in proportion to
+    its length.
+    """
+    past = said = 0  # what came before was looked at, or is in the value found last
+    small = small_letters(text)
+    telling_words = _TELLING_ABROAD if any(name in small for name in _FOREIGN) else _TELLING
+    for telling in telling_words.finditer(small):
+        for separator in _SEPARATOR.finditer(text, max(past, telling.end()), telling.end() + _LONGEST_NAME):
+            if separator.start() < past:
+                continue
+            one = _value(text, *separator.span())
+            past = one.end if one else separator.end()
+            if one:
+                yield one
+        if telling.start() >= said and (name := _SAID.match(small, telling.start())) and (one := _said(text, name)):
+            said = one.end
+            yield one
+
+
+def _said(text: str, name: re.Match[str]) -> Found | None:
+    """The first word behind a name in the same sentence that was drawn: "the password of the box is …"."""
+    if PUBLIC.search(text, max(name.end() - 20, 0), name.end()):
+        return None
+    end = _END.search(text, name.end(), name.end() + _SENTENCE)
+    for word in _WORD.finditer(text, name.end(), end.start() if end else name.end() + _SENTENCE):
+        said, start = word[0], word.start()
+        if "://" not in said:
+            start += said.rfind(":") + 1
+            said = said[said.rfind(":") + 1 :]
+        long_enough = len(said) >= (16 if name[0].startswith(_KEYS_SAID) else 8)
+        if long_enough and not _ADDRESS.search(said) and is_surely_drawn(said):
+            return Found("a key or password in a sentence", start, start + len(said.rstrip(".,;:!?)")))
+    return None
+
+
+def _value(text: str, start: int, end: int) -> Found | None:
+    """What stands behind the separator text[start:end], if a name before it and the value itself say: a secret."""
+    opening = _BEFORE_A_VALUE.match(text, end)
+    end = opening.end() if opening else end
+    name, weak = _name_before(text, start), _WEAK.search(text[start : end + 1])
+    if name.endswith(_PASSWORD_NAMES):
+        shape, pattern, group = "a password", _NAMED_PASSWORD, 0
+        holds = is_drawn_password if weak else is_password
+    elif name.endswith((*_KEY_NAMES, "-key", " key")) and not PUBLIC.search(name):
+        shape, pattern, group = "a named key", _HEADER if name.endswith("authorization") else _NAMED_KEY, 1
+        holds = looks_random if name.endswith(_KEY_NAMES) else is_surely_random
+    else:
+        return None
+    if group == 1 and (quoted := _SYMBOLS.match(text, end, end + LONGEST_TOKEN)) and has_symbols(quoted[2]):
+        return Found(shape, *quoted.span(2))
+    value = pattern.match(text, end, end + LONGEST_TOKEN)
+    if value and holds(value[group]) and (whole := pattern.match(text, end)):
+        return Found(shape, *whole.span(group))
+    return None
+
+
+def _name_before(text: str, end: int) -> str:
+    """The end of the name that stands before a separator, in small letters, without a number or a last part that does
+    not say what the value is (`SECRET_KEY_BASE`, `API_TOKEN_2`, `name: API_TOKEN, value: …`)."""
+    before = text[max(end - _LONGEST_NAME, 0) : end]
+    name = _snake_case(_AFTER_A_NAME.sub("", _BODY.sub("", before)))
+    if name.endswith("value") and (pair := _PAIR.search(text, max(end - 2 * _LONGEST_NAME, 0), end)):
+        return _snake_case(pair[1])
+    if _DEFAULT.search(name):
+        names = _A_NAME.findall(_snake_case(re.split(r";|\n\s*\n", text[max(end - _STATEMENT, 0) : end])[-1]))
+        return str(names[-1]) if names else ""
+    if _BARE_PASS.search(name):
+        return "password"
+    name = name.rstrip("0123456789 _")
+    stem, joint, last = name.rpartition("_")
+    name = stem if joint and stem.endswith(_KEY_NAMES) and last not in _ABOUT_A_KEY else name
+    if name.endswith(SECRET_NAMES):
+        return name
+    name = _TYPE.sub("", name)
+    return "password" if _BARE_PASS.search(name) else name
+
+
+def _snake_case(name: str) -> str:
+    """A name in small letters, with a line where a capital began a part of it (`stripeKey` is `stripe_key`)."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
