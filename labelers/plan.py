@@ -151,17 +151,18 @@ def check_can_ask(packing: str, samples: int) -> None:
 
 
 def episodes_of(files: Iterable[Path]) -> Iterator[Episode]:
-    """The episodes of some Parquet files, in the files' order, without observations and reasoning."""
+    """The episodes of some Parquet files, in the files' order, without observations and reasoning. Raises InputError
+    where one is too long for prompts."""
     import pyarrow.parquet as pq
 
-    from sotopia_rl_data.tables import EPISODES, row_episode
+    from sotopia_rl_data.tables import EPISODES, episode_to_ask_about
 
     columns = [name for name in EPISODES.names if name not in _UNREAD]
     for path in files:
         with pq.ParquetFile(path, pre_buffer=False) as file:
             for batch in file.iter_batches(128, columns=columns):
                 for row in batch.to_pylist():
-                    yield row_episode(row | {"observations": [], "reasoning": ""})
+                    yield episode_to_ask_about(row | {"observations": [], "reasoning": ""})
 
 
 DEFAULT_PRESET = "sotopia-rl"

@@ -9,8 +9,10 @@ a forced no-op is not.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Literal, TypedDict
 
 ActionType = Literal["none", "speak", "non-verbal communication", "action", "leave"]
@@ -108,6 +110,23 @@ class Episode:
     reasoning: str = ""
     meta: str | None = None
 
+    @property
+    def too_long(self) -> str:
+        """Why nobody could make the prompts of this episode; "" for all others."""
+        if len(self.agents) > MOST_AGENTS:
+            return f"it has {len(self.agents):,} agents, more than {MOST_AGENTS:,}."
+        around = len(self.scenario) + len(self.relationship) + sum(map(_described, self.agents))
+        told = sum(accumulate(len(turn.text) + _BESIDE_A_TURN for turn in self.turns))
+        acts = Counter(turn.agent for turn in self.turns)
+        seen = sum(acts[one.agent] * len(one.text) for one in self.observations) // 2  # half of them, on average
+        prompts = len(self.turns) * around + max(told, seen)
+        if prompts <= MOST_PROMPTS:
+            return ""
+        return (
+            f"its {len(self.turns):,} prompts, each with all that came before, would have {prompts / 1e9:,.0f} GB, "
+            + (f"more than {MOST_PROMPTS / 1e9:,.0f}: divide it into shorter episodes.")
+        )
+
     def agent(self, agent: str) -> Agent:
         """The participant with this id. Raises KeyError."""
         for participant in self.agents:
@@ -121,6 +140,20 @@ class Episode:
             if (score.agent, score.dimension, score.evaluator) == (agent, dimension, evaluator):
                 return score.score
         return None
+
+
+# Every prompt and every question tells of all agents: an episode of a thousand is work for a quarter of a minute, and
+# one of twenty thousand for hours.
+MOST_AGENTS = 1_000
+# Each prompt has all that came before, so that prompts grow with the square of the turns: 1.3 GB for 4,000 turns of
+# twenty words, which is work for half a minute, and 33 GB for 20,000.
+MOST_PROMPTS = 4_000_000_000  # characters
+_BESIDE_A_TURN = 32  # characters: who, when and how
+
+
+def _described(agent: Agent) -> int:
+    """Characters of what prompts tell of an agent."""
+    return sum(map(len, (agent.name, agent.background, agent.goal, agent.secret)))
 
 
 Measure = Literal["importance", "key", "progress", "quality", "episode_score", "step", "evaluation"]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.schema import Agent, Attribution, Episode, Failure, Observation, Score, Turn
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -214,6 +215,18 @@ def has_meta(episode: Episode) -> bool:
     """Whether the episode, one of its agents or one of its turns has a `meta`, or a score has a range of its own."""
     metas = (episode.meta, *(agent.meta for agent in episode.agents), *(turn.meta for turn in episode.turns))
     return any(meta is not None for meta in metas) or any(score.low is not None for score in episode.scores)
+
+
+def episode_to_ask_about(row: dict[str, Any]) -> Episode:
+    """The Episode of a row, to make prompts of. Raises InputError where it is too long for that: such a row can only be
+    in a version that was not imported or pulled, but copied into the store."""
+    episode = row_episode(row)
+    if episode.too_long:
+        raise InputError(
+            f"No prompts can be made of the episode {episode.episode_id!r}: {episode.too_long}",
+            "divide the episode, and import what was made of it",
+        )
+    return episode
 
 
 def row_episode(row: dict[str, Any]) -> Episode:

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
 
 from sotopia_rl_data.errors import InputError
@@ -23,14 +22,6 @@ from sotopia_rl_data.schema import Episode
 
 OnProgress = Callable[[int, int], None]
 OnFile = Callable[[Source, str], None]
-
-# Every prompt and every question tells of all agents: an episode of a thousand is work for a quarter of a minute, and
-# one of twenty thousand for hours.
-MOST_AGENTS = 1_000
-# Each prompt has all that came before, so that prompts grow with the square of the turns: 1.3 GB for 4,000 turns of
-# twenty words, which is work for half a minute, and 33 GB for 20,000.
-MOST_PROMPTS = 4_000_000_000  # characters
-_BESIDE_A_TURN = 32  # characters: who, when and how
 
 
 def read(paths: Sequence[str | Path], *, on_progress: OnProgress | None = None) -> Iterator[Item]:
@@ -73,25 +64,12 @@ def read_plan(
             for item, record in _items(source, meter, beside):
                 if not isinstance(item, Episode):
                     yield item, record
-                elif too_long := _too_long(item):
-                    yield record.failure(too_long), record
+                elif item.too_long:
+                    yield record.failure(item.too_long), record
                 else:
                     yield opinions.with_assumed(item), record
         if on_file is not None:
             on_file(source, meter.sha256.hexdigest())
-
-
-def _too_long(episode: Episode) -> str:
-    """Why nobody could make the prompts of an episode; "" for all others."""
-    if len(episode.agents) > MOST_AGENTS:
-        return f"it has {len(episode.agents):,} agents, more than {MOST_AGENTS:,}."
-    lengths = [len(turn.text) + _BESIDE_A_TURN for turn in episode.turns]
-    prompts = len(lengths) * len(episode.scenario) + sum(accumulate(lengths))
-    if prompts > MOST_PROMPTS:
-        return f"its {len(lengths):,} prompts, each with all that came before, would have {prompts / 1e9:,.0f} GB, " + (
-            f"more than {MOST_PROMPTS / 1e9:,.0f}: divide it into shorter episodes."
-        )
-    return ""
 
 
 def _profiles(source: Source, stored: dict[Path, StoredProfiles]) -> ProfileLookup | None:

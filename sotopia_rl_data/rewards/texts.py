@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.schema import Episode, Message
 from sotopia_rl_data.streams import read
-from sotopia_rl_data.tables import EPISODES, rewards_schema, row_episode
+from sotopia_rl_data.tables import EPISODES, episode_to_ask_about, rewards_schema
 
 COLUMNS = ("episode_id", "environment_id", "agent", "turn", "prompt", "completion")
 KEYS = ("episode_id", "agent", "turn")
@@ -86,7 +86,7 @@ class RenderedTexts:
         size = 0
         for batch in read(self._files.get(split, ()), EPISODES.names, 16, encoded=False):
             for row in batch.to_pylist():
-                for one in self._render(row_episode(row)):
+                for one in self._render(episode_to_ask_about(row)):
                     held.append(one)
                     size += _length(one["prompt"]) + _length(one["completion"])
                     if size > BATCH_BYTES or len(held) > BATCH_ROWS:

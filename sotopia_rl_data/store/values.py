@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.schema import ACTION_TYPES, DERIVED
+from sotopia_rl_data.schema import ACTION_TYPES, DERIVED, MOST_AGENTS, MOST_PROMPTS
 from sotopia_rl_data.store.columns import is_list
+from sotopia_rl_data.tables import row_episode
 
 _MAY_BE_NULL = {
     "episodes": {
@@ -44,6 +45,7 @@ def check_values(config: str, rows: pa.Table) -> None:
             raise InputError(f"A row of {config} has a {column} below {least}.", "count from 0")
     if config == "episodes":
         _check_agents(rows)
+        _check_lengths(rows)
 
 
 def _nulls(array: pa.Array, path: str) -> Iterator[str]:
@@ -73,6 +75,18 @@ def _check_agents(rows: pa.Table) -> None:
         for row, agent in _named(rows, column):
             if agent not in agents[row]:
                 raise _wrong(rows, row, f"{column} of {agent!r}, who is not one of its agents")
+
+
+def _check_lengths(rows: pa.Table) -> None:
+    """Raises InputError where an episode is too long for prompts; most are far too short, by the size of the column."""
+    for batch in rows.to_batches():
+        turns = pc.list_value_length(batch.column("turns")).to_numpy(zero_copy_only=False).astype(np.int64)
+        crowds = pc.list_value_length(batch.column("agents")).to_numpy(zero_copy_only=False)
+        for row in np.flatnonzero((turns * batch.nbytes > MOST_PROMPTS) | (crowds > MOST_AGENTS)).tolist():
+            episode = row_episode(batch.slice(row, 1).to_pylist()[0])
+            if episode.too_long:
+                what = f"No prompts can be made of the episode {episode.episode_id!r}: {episode.too_long}"
+                raise InputError(what, "leave this episode out")
 
 
 def _named(rows: pa.Table, column: str) -> Iterator[tuple[int, str]]:

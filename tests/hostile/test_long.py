@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from fixtures.hub_client import HubClient
@@ -16,25 +17,28 @@ from fixtures.labelling import BOAT, put, scores
 from fixtures.places import ROOT
 
 from sotopia_rl_data.cli.program import cli
-from sotopia_rl_data.schema import Agent, Episode, Turn
+from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.schema import Agent, Episode, Observation, Turn
 from sotopia_rl_data.store import Store
+from sotopia_rl_data.store.values import check_values
+from sotopia_rl_data.tables import episode_table
 
-CROWD = [f"s{i}" for i in range(5_000)]
+CROWD = [f"s{i}" for i in range(1_000)]
 CASES = {
     "an utterance of 30 MB": replace(BOAT, turns=(Turn(0, "a", "speak", "word and more " * 2_200_000),)),
     "a scenario of empty lines": replace(BOAT, scenario="A quay." + "\n" * 5_000_000 + "End."),
-    "5,000 agents and turns": Episode(
+    "1,000 agents and 5,000 turns": Episode(
         "boat",
         "harbour",
         tuple(Agent(name, f"Agent {name}", goal="Stay.") for name in CROWD),
-        tuple(Turn(i, name, "speak", "Hello.") for i, name in enumerate(CROWD)),
+        tuple(Turn(i, name, "speak", "Hello.") for i, name in enumerate(CROWD * 5)),
         scores(*((name, "goal", 3) for name in CROWD)),
     ),
 }
 MORE = {
     "an utterance of 30 MB": "and 30,790,000 more characters",
     "a scenario of empty lines": "and 4,990,011 more characters",
-    "5,000 agents and turns": "and 4,900 more agents",
+    "1,000 agents and 5,000 turns": "and 900 more agents",
 }
 
 
@@ -93,6 +97,26 @@ def test_a_dialogue_whose_prompts_grow_beyond_a_disk_is_not_imported_and_says_ho
     assert said[12_000][0] == said[600][0] == 1
     assert "12,000 prompts, each with all that came before, would have 10 GB, more than 4" in said[12_000][1]
     assert "600 prompts, each with all that came before, would have 5 GB" in said[600][1]
+
+
+@pytest.mark.slow
+def test_a_dialogue_that_is_too_long_for_prompts_is_refused_wherever_it_comes_from(tmp_path: Path):
+    """One bound: the importer's holds of rows that are pulled or verified, and of those that somebody copied there."""
+    turns = tuple(Turn(i, "ab"[i % 2], "speak", "word " * 20) for i in range(12_000))
+    long = replace(BOAT, turns=turns)
+    seen = replace(BOAT, turns=turns[:4_000], observations=(Observation(0, "a", "word " * 1_000_000),))
+    for episode, gigabytes in ((long, 10), (seen, 5)):
+        said = f"its {len(episode.turns):,} prompts, each with all that came before, would have {gigabytes} GB"
+        with pytest.raises(InputError, match=said):
+            check_values("episodes", episode_table([BOAT, episode]))
+    check_values("episodes", episode_table([BOAT, replace(BOAT, turns=turns[:6_000])]))
+    put(Store(tmp_path), [BOAT])
+    ((file,),) = Store(tmp_path).resolve("lab/episodes").files("episodes").values()
+    file.unlink()
+    pq.write_table(episode_table([long]), file)
+    done = CliRunner().invoke(cli, ["label", "lab/episodes", "--judge", "lexical", "--store", str(tmp_path)])
+    assert isinstance(done.exception, InputError)
+    assert "No prompts can be made of the episode 'boat': its 12,000 prompts" in done.exception.message
 
 
 @pytest.mark.slow
