@@ -72,7 +72,7 @@ def status_error(target: Target, status: int, body: object, headers: Mapping[str
         limited = 429 if names & _RATE or (is_limit and status < 500) else status
         return Unavailable(text, "run the same command again later", status=limited, retry_after=wait)
     if status < 400:
-        where = redact(headers.get("location", "another URL").partition("?")[0])
+        where = _short(redact(headers.get("location", "another URL").partition("?")[0]))
         return Rejected(f"{text}: it redirects to {where}", "write the URL that it redirects to", status=status)
     hint = _HINTS.get(status, "")
     if status in (401, 403):
@@ -84,9 +84,11 @@ def status_error(target: Target, status: int, body: object, headers: Mapping[str
 
 
 def unreachable(target: Target, reason: str, sent: bool = True) -> Unavailable:
-    """The error for a request that got no response at all; `sent` is False where it was never sent."""
+    """The error for a request that got no response at all; `sent` is False where it was never sent. The reason may
+    quote whatever was sent in a response's place."""
+    told = _short(redact(reason, key_for(target).value))
     return Unavailable(
-        redact(f"{target.model} at {target.base_url} cannot be reached: {reason}", key_for(target).value),
+        redact(f"{target.model} at {target.base_url} cannot be reached: {told}", key_for(target).value),
         "check the URL and that the server runs, then run the same command again",
         sent=sent,
     )
@@ -166,7 +168,12 @@ def provider_text(body: object, *secrets: str) -> str:
     text = " ".join(part if part[-1] in ".!?:" or part is told[-1] else f"{part}:" for part in told)
     if not text and body:
         text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False, default=str)
-    return redact(text, *secrets)[:_LONGEST_TEXT]
+    return _short(redact(text, *secrets))
+
+
+def _short(text: str) -> str:
+    """The beginning of what a server told, without halves of surrogates, which no file and no terminal takes."""
+    return text[:_LONGEST_TEXT].encode(errors="replace").decode()
 
 
 def page_text(page: str) -> str:

@@ -199,7 +199,8 @@ def _reason(error: Exception) -> str:
     import aiohttp
 
     if not isinstance(error, aiohttp.ClientConnectorError):
-        return str(error) or type(error).__name__
+        text = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+        return " ".join(text.split()) or type(error).__name__
     cause, number = error.os_error, error.os_error.errno or 0
     if number in errno.errorcode and not isinstance(cause, ssl.SSLError):  # these have numbers of their own
         return os.strerror(number)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import pyarrow as pa
@@ -102,14 +103,15 @@ def contents(version: Version, damaged: Collection[str] = ()) -> Iterator[str]:
 
 def _file(path: Path, file: DataFile) -> Iterator[str]:
     try:
-        size, sha256 = path.stat().st_size, file_sha256(path)
+        state = path.stat()
+        if not S_ISREG(state.st_mode):
+            yield "not a file"
+        elif state.st_size != file.size:
+            yield f"{state.st_size} bytes, not {file.size}"
+        elif (sha256 := file_sha256(path)) != file.sha256:
+            yield f"SHA-256 {sha256[:12]}…, not {file.sha256[:12]}…"
     except OSError as error:
         yield f"{error.strerror}"
-        return
-    if size != file.size:
-        yield f"{size} bytes, not {file.size}"
-    elif sha256 != file.sha256:
-        yield f"SHA-256 {sha256[:12]}…, not {file.sha256[:12]}…"
 
 
 def _rows(version: Version, config: str, split: Split) -> Iterator[str]:
@@ -170,8 +172,12 @@ def _strays(directory: Path, listed: set[str]) -> Iterator[str]:
 
 
 def _readme(version: Version) -> Iterator[str]:
+    path = version.dir / "README.md"
     try:
-        front, _ = readme.split_front((version.dir / "README.md").read_text("utf-8", "replace"))
+        if not S_ISREG(path.stat().st_mode):
+            yield "README.md: not a file"
+            return
+        front, _ = readme.split_front(path.read_text("utf-8", "replace"))
     except OSError as error:
         yield f"README.md: {error.strerror}"
         return

@@ -7,11 +7,12 @@ Whatever happens, no byte of these changes, and nothing is written anywhere else
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from fixtures.flat_calls import label
+from fixtures.hostile_files import not_files
 from fixtures.hostile_releases import Files, Hostile, releases
 from fixtures.hub import HubToys
 from fixtures.hub_client import Done
@@ -81,12 +82,16 @@ class Victim:
         assert {path: cached_after.get(path) for path in cached} == cached, release.name
         return bool(new)
 
-    def find(self, release: Hostile) -> None:
-        """The release as a folder of the store, as if it had been copied there: read, or said to be damaged."""
+    def find(self, release: Hostile, instead: Mapping[str, Callable[[Path], object]] | None = None) -> None:
+        """The release as a folder of the store, as if it had been copied there: read, or said to be damaged. `instead`
+        makes something else in the place of some files."""
         folder = self.store.root / REPO / "v1.1.0"
         for path, data in release.files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(data)
+        for path, make in (instead or {}).items():
+            (folder / path).unlink()
+            make(folder / path)
         before = self.state()
         for command in LOCAL:
             named = {"NAME": REPO, "REF": REPO, "EPISODE": "sample"}
@@ -124,3 +129,12 @@ def test_a_hostile_release_is_refused_or_whole(victim: Victim, every: list[Hosti
 def test_a_damaged_store_is_read_as_far_as_it_is_whole(victim: Victim, every: list[Hostile], count: int) -> None:
     for release in every[-count:]:
         victim.find(release)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", not_files())
+@pytest.mark.parametrize("path", ["manifest.json", "README.md", "rewards/train-00000-of-00001.parquet"])
+def test_what_is_no_file_in_a_store_is_told_and_not_opened(
+    victim: Victim, made: list[Files], kind: str, path: str
+) -> None:
+    victim.find(Hostile(f"{kind} at {path}", made[1]), {path: not_files()[kind]})
