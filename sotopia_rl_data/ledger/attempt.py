@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from mmap import mmap
 from pathlib import Path
 from typing import Any, Literal
 
@@ -190,7 +189,7 @@ def check_record(record: Mapping[str, Any], path: Path) -> None:
         raise damaged(path, "a record lacks a field, or one has a value of the wrong type")
 
 
-def check_lines(data: bytes | mmap, path: Path) -> None:
+def check_lines(data: bytes, path: Path) -> None:
     """Raises StoreError where a newer version wrote a line of the journal `path`, whose bytes `data` are, from the
     beginning of a line."""
     if _is_newer(data) or any(_is_newer(data, found.start() + 1) for found in _LATER_LINE.finditer(data)):
@@ -205,7 +204,7 @@ def damaged(path: Path, reason: object) -> StoreError:
     )
 
 
-def _is_newer(data: bytes | mmap, start: int = 0) -> bool:
+def _is_newer(data: bytes, start: int = 0) -> bool:
     """Whether the line that begins at `start` has a number higher than FORMAT."""
     number = _NUMBER.match(data, start)
     return number is not None and int(number[1]) > FORMAT

@@ -19,6 +19,7 @@ from sotopia_rl_data.ledger.attempt import MARKER, check_lines, damaged
 Place = tuple[int, int]  # (number of the file, byte offset in a journal or row in a Parquet file)
 _OFFSET_BITS = 44  # enough for files of 16 TiB; the other bits are enough for half a million files
 _FEW = 50_000  # up to this many new records stay in the dict, however few are in the arrays
+_BLOCK_BYTES = 8 << 20  # of a journal that are looked through at a time
 _ADDED_BYTES = 240  # about the memory of one record in the dict
 _RECORD = re.compile(re.escape(MARKER.encode()) + rb'(?P<key>[0-9a-f]{64})","question":"(?P<question>[0-9a-f]{64})"')
 
@@ -103,13 +104,27 @@ def end_of_records(path: Path) -> int:
 
 
 def _in_journal(path: Path, column: str) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Short keys and byte offsets of a journal's records, found without parsing them."""
-    if path.stat().st_size == 0:
-        return
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        check_lines(data, path)
-        records = [(int(record[column][:16], 16), record.start()) for record in _RECORD.finditer(data)]
-    yield [key for key, _ in records], np.array([offset for _, offset in records], np.int64)
+    """Short keys and byte offsets of a journal's records, found without parsing them, in batches."""
+    for start, lines in _blocks(path):
+        check_lines(lines, path)
+        records = [(int(record[column][:16], 16), start + record.start()) for record in _RECORD.finditer(lines)]
+        yield [key for key, _ in records], np.array([offset for _, offset in records], np.int64)
+
+
+def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
+    """A file in blocks that end with a line, each with its offset; the last may end in the middle of one."""
+    start, rest = 0, b""
+    with path.open("rb") as file:
+        while data := file.read(_BLOCK_BYTES):
+            end = data.rfind(b"\n") + 1
+            if not end:
+                rest += data
+                continue
+            block = rest + data[:end]
+            yield start, block
+            start, rest = start + len(block), data[end:]
+    if rest:
+        yield start, rest
 
 
 def _in_parquet(path: Path, column: str) -> Iterator[tuple[list[int], np.ndarray]]:
