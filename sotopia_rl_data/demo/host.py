@@ -126,12 +126,13 @@ class DemoChoices:
 class DemoHost:
     """Asks for all talks. `spending` says how, and from which budget; the judges among the sources share it.
 
-    Raises UsageError where a cap cannot be kept.
+    Raises UsageError where a cap cannot be kept, StoreError where no answer could be.
     """
 
     def __init__(self, store: Store, choices: DemoChoices, spending: Spending) -> None:
         self.store, self.choices, self.spending = store, choices, spending
         evaluations = {name: evaluation_plan(Elicitation(judges=[one])) for name, one in choices.judges.items()}
+        spending.ledger.check()
         spending.check(choices.policies.values())
         for plan in evaluations.values():
             spending.check(Questions(QuestionPart(plan, lambda: ())).judges)

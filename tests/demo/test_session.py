@@ -16,7 +16,7 @@ from fixtures.demo import counting, host_of, session_of
 
 from sotopia_rl_data.demo.saving import save
 from sotopia_rl_data.demo.session import Candidate, DemoSession, TurnReward
-from sotopia_rl_data.errors import AskingError, BudgetSpent, UsageError
+from sotopia_rl_data.errors import AskingError, BudgetSpent, StoreError, UsageError
 from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.rollouts.world import TurnPrompt
 from sotopia_rl_data.schema import Turn
@@ -293,3 +293,9 @@ def test_a_policy_that_is_down_is_asked_again_for_the_same_turn(tmp_path: Path):
     session.start()
     assert [one.text for one in session.episode.turns] == ["hello", "turn 1"]
     host.close()
+
+
+def test_a_demo_whose_answers_could_not_be_kept_is_refused_before_anybody_talks(tmp_path: Path):
+    (tmp_path / "store").write_text("")
+    with pytest.raises(StoreError, match="cannot be written: Not a directory"):
+        host_of(tmp_path)
