@@ -86,6 +86,12 @@ class RolloutStep:
             "layout": rounds.layout,
         }
 
+    def check_keys(self) -> None:
+        """Raises KeyMissing."""
+        for side in (self._a, self._b):
+            if not side.trained:
+                player(side.plays, seed=self._rounds.seed, local=local_player)
+
     def estimate(self, work: Workshop, inputs: Inputs) -> Estimate | None:
         """As `rollout --dry-run` says it. Scripts stand in for policies that are not trained yet, and for the reward
         model, whose weights need not be loaded for this."""

@@ -53,6 +53,9 @@ def run_steps(steps: Sequence[StudyStep], work: Workshop, announce: Announce) ->
     for step in steps:
         if isinstance(step, DatasetStep) and step.source.ref:
             step.run(work, {}, "")  # a dataset that is not there is known before anything is made
+    for step, _, made in _known(steps, work):
+        if made is None or _is_to_repeat(work, made):
+            step.check_keys()  # not after what is trained before it
     with _alone(work.folder):
         spent = sum(known.spent for _, _, known in _known(steps, work) if known)
         for step in steps:

@@ -78,15 +78,16 @@ class Workshop:
 
 
 class StudyStep(Protocol):
-    """`asks` says whether models are asked. `settings` are all that determines the result beside the inputs; `estimate`
-    says what would be asked (None: nothing, or that cannot be known yet), `inputs` holding only what is there. The run
-    gets the step's identity as `key`."""
+    """`asks` says whether models are asked, `check_keys` raises KeyMissing where one of them has no key. `settings` are
+    all that determines the result beside the inputs; `estimate` says what would be asked (None: nothing, or that cannot
+    be known yet), `inputs` holding only what is there. The run gets the step's identity as `key`."""
 
     name: str
     needs: tuple[str, ...]
     asks: bool
 
     def settings(self) -> dict[str, Any]: ...
+    def check_keys(self) -> None: ...
     def estimate(self, work: Workshop, inputs: Inputs) -> Estimate | None: ...
     def run(self, work: Workshop, inputs: Inputs, key: str) -> StepResult: ...
 
@@ -121,6 +122,9 @@ class UnaskingStep:
     """A step that asks no model."""
 
     asks = False
+
+    def check_keys(self) -> None:
+        """There are none."""
 
     def estimate(self, work: Workshop, inputs: Inputs) -> Estimate | None:
         """Nothing is asked."""
@@ -182,6 +186,10 @@ class LabelStep:
     def settings(self) -> dict[str, Any]:
         """What the version's recipe says of the labels and rewards."""
         return self._settings
+
+    def check_keys(self) -> None:
+        """Raises KeyMissing."""
+        prepare(self._asked, self._rewards)
 
     def estimate(self, work: Workshop, inputs: Inputs) -> Estimate | None:
         """As `label --dry-run` says it. Before an import the files themselves are read."""
@@ -253,6 +261,10 @@ class EvaluateStep:
     def settings(self) -> dict[str, Any]:
         """Who scores, and how."""
         return self._settings
+
+    def check_keys(self) -> None:
+        """Raises KeyMissing."""
+        evaluation_plan(self._asked)
 
     def estimate(self, work: Workshop, inputs: Inputs) -> Estimate | None:
         """As `evaluate --dry-run` says it; None where the episodes are not there."""

@@ -253,6 +253,8 @@ WRONG = [
     ("turns: 4", "turns: 0", "study.yaml:9: `turns` must be a whole number from 1 to 1,000"),
     ("partners: [warm,", "partners: [wram,", "study.yaml:9: `policies` has no 'wram' (did you mean 'warm'?)."),
     ("evaluators: [lexical]", "evaluators: [nobody]", "nobody"),
+    ("evaluators: [lexical]", "evaluators: [gpt-4o]", "OPENAI_API_KEY is not set: it should hold the API key for"),
+    ('"scripted:firm"', '"claude-sonnet-4-5"', "ANTHROPIC_API_KEY is not set: it should hold the API key for"),
     ("boats: [env-boat-sale]", "boats: [env-boat]", "study.yaml:9: None of the environments of the subset 'boats' is"),
     ("boats: [env-boat-sale]", "all: [env-boat-sale]", "study.yaml:9: `all` are all environments that are played"),
     ("show: cost", "show: costs", "study.yaml:15: `show` must be one of"),
