@@ -24,24 +24,49 @@ _KEYS += "subscription consumer client shared function host application app proj
 _KEY_NAMES = (
     *(f"{word}{joint}key" for word in _KEYS.split() for joint in ("", "-", " ", ".")),
     *("_key", "keyvalue", "key_value", "key-data", "key_data", "token", "secret", "credential", "credentials", "_pat"),
-    *("-pat", "auth", "_dsn", "sessionid", "session_id", "session-id", "_session", "authorization", "_jwt", "bearer"),
+    *(
+        "-pat",
+        "auth",
+        "_dsn",
+        "sessionid",
+        "session_id",
+        "session-id",
+        ".login",
+        "_session",
+        "authorization",
+        "_jwt",
+        "bearer",
+    ),
     *("schlüssel", "chiave", "clé", "ключ", "токен", "密钥", "密鑰", "令牌", "トークン", "キー"),
 )
 _PASSWORDS = (
-    *("password", "passwd", "passphrase", "passcode", "pwd", "pword", "pswd", "passwort", "kennwort", "contraseña"),
+    *(
+        "password",
+        "passwd",
+        "passphrase",
+        "passcode",
+        "pwd",
+        "psk",
+        "pword",
+        "pswd",
+        "passwort",
+        "kennwort",
+        "contraseña",
+    ),
     *("contrasena", "clave", "senha", "heslo", "hasło", "wachtwoord", "lösenord", "passord", "adgangskode", "salasana"),
     *("jelszó", "şifre", "parola", "mot de passe", "пароль", "密码", "密碼", "口令", "パスワード", "비밀번호", "암호"),
     *("סיסמה", "κωδικός", "पासवर्ड", "รหัสผ่าน", "كلمة المرور", "kata sandi", "mật khẩu"),
 )
 _PASSWORD_NAMES = (*_PASSWORDS, "_pass", "-pass", "&pass", "?pass", "_pw", "-pw")
 SECRET_NAMES = (*_KEY_NAMES, *_PASSWORD_NAMES)
+_PLURALS = tuple(f"{name}s" for name in SECRET_NAMES)
 _ABOUT_A_KEY = {
     *("id", "ids", "name", "names", "url", "uri", "length", "size", "type", "path", "file", "hash", "count"),
     *("version", "arn", "limit", "index", "alias"),
 }
 _ANY_NAME = "|".join(map(re.escape, SECRET_NAMES))
 SUSPICIOUS_NAMES = (
-    rf"(?i:(?:{_ANY_NAME}|-key| key|[a-z]key|pass|\bpw|creds|log-?in|[a-z]pat)"
+    rf"(?i:(?:{_ANY_NAME}|-key| key|[a-z]key|pass|\bpw|creds|log-?in|[a-z]pat)s?"
     r"(?:[^a-z0-9]*(?:[:=>,{(|→：＝\"'`]|&quot|&#3|</|%[0-9]|is\b|was\b|value|default)"
     r"|[^\n]*[0-9]))|(?i:\bdefault(?:_?value)?[\"']?\s*[=:]|\breturn\s[\"'`])"
 )
@@ -54,10 +79,12 @@ _SENTENCE = 80  # characters behind a name in which a word is looked for that wa
 _ENGLISH = r"key|token|secret|credential|auth|pat\b|dsn|session|pass|pw|creds|log-?in|bearer|_jwt|value|default"
 _FOREIGN = tuple(name for name in SECRET_NAMES if not re.search(_ENGLISH, name))
 _TELLING, _TELLING_ABROAD = re.compile(_ENGLISH), re.compile("|".join((_ENGLISH, *_FOREIGN)))
-_PUBLIC_WORDS = "public|verif[a-z]{1,8}|cache|partition|primary|foreign|sort|routing|idempotency|dedup"
+_PUBLIC_WORDS = "public|web_?socket|verif[a-z]{1,8}|cache|partition|primary|foreign|sort|routing|idempotency|dedup"
 PUBLIC = re.compile(rf"(?i)(?:{_PUBLIC_WORDS})[_ -]?key$")
 _A_NAME = re.compile(rf"(?:{_ANY_NAME})(?![a-z])")
-_BARE_PASS = re.compile(r"(?:^|[\n{,;<\"'])\s{0,12}pass$|(?:^|[^a-z])pw$")
+_BARE_PASS = re.compile(  # mail_pass, dbpass; but not compass
+    r"(?:^|[\n{,;<\"'])\s{0,12}pass$|(?:^|[^a-z])pw$|(?:db|user|store|key|smtp|mail|sql|admin|root|bind|ftp|ssh|auth|wifi)pass$"
+)
 _PAIR = re.compile(r"(?i)\b(?:key|name)[\"']?\s?[=:]\s?[\"']?([\w.-]+)[\"']?[,\s]+[\"']?value[\"'\s]*$")
 _DEFAULT = re.compile(r"default(?:_?value)?$")  # variable "password" { default = …; ("--api-key", type=str, default=…)
 _BODY = re.compile(  # def api_key(self) -> str: return …; string Key { get; set; } = …; val key: String by lazy { …
@@ -65,7 +92,7 @@ _BODY = re.compile(  # def api_key(self) -> str: return …; string Key { get; s
 )
 _AFTER_A_NAME = re.compile(
     r"""(?:["'`\\)\]}*\s]|&quot;|&#3[49];|%2[27]|\sis|\swas|\s?\([^()"']{1,20}\)|\[[0-9]\]|\.(?:value|default|equals)"""
-    r"""|</[\w-]+>\s*<(?:string|value|data))+$"""
+    r"""|</[\w-]+>\s*<(?:string|value|data|t[dh]|dd))+$"""
 )
 _TYPE = re.compile(  # let apiKey: string = …
     r"""(?:[?!]?:\s?[&\w.<>\[\]|?]{2,24}|\sstring|\s\w{1,12}="\w{1,12})$"""
@@ -77,23 +104,26 @@ _SEPARATOR = re.compile(
     r"""|\s(?:is|was|ist|lautet|es|est|è|é)(?=\s\S{8}))(?=.)""",
     re.DOTALL,
 )
-_WEAK = re.compile(r"^\s\w|[({]|^,\s*[^\s\"'`]")  # what stands between a name and much else, too
+_WEAK = re.compile(r"^\s\w|[({|]|^,\s*[^\s\"'`]")  # what stands between a name and much else, too
 _BEFORE_A_VALUE = re.compile(
-    r"""\*{0,2}[ \t]{0,20}\s{0,3}(?:[|>][-+]?\s{1,20}|!{1,2}\w{1,12}\s|&\w{1,12}\s)?"""  # the second: YAML's marks
-    rf"""(?:(?:[A-Za-z_.:]{{1,30}}\(|[\[({{:]{{1,2}})\s?{_QUOTED})?"""
+    r"""\*{0,2}[ \t]{0,20}\s{0,3}(?:[|>][-+]?\s{1,20}|!{1,2}\w{1,12}\s|&\w{1,12}\s|\s{0,9}-\s|<!\[CDATA\[)?"""  # YAML's
+    rf"""(?:(?:[A-Za-z_.:]{{1,30}}\(|[\[({{:]{{1,2}})\s{{0,12}}{_QUOTED})?"""
     r"""(?:[A-Za-z]{1,2}(?=["'`])|@)?(?:&quot;|&#3[49];|%22|\\+)?"""
 )
 _KEYS_SAID = ("key", "token", "secret")
-_SAID = re.compile(
-    rf"(?:\b(?:pass|pw|creds|credentials|log-?in|{'|'.join(_PASSWORDS)})|{'|'.join(_KEYS_SAID)})s?(?=[\s\"'`*:,(])"
+_SAID = re.compile(  # the words of some languages stand close together
+    rf"(?:\b(?:pass|pw|creds|credentials|log-?in)|{'|'.join((*_PASSWORDS, *_KEYS_SAID))})(?:s|e[nt])?"
+    r"(?=[\s\"'`*:,(是はが는은이])"
 )
-_WORD = re.compile(r"[^\s\"'`,;<>()|0-9]*[0-9][^\s\"'`,;<>()|]*")
+_KEY_SAID = re.compile(rf"(?i:(?:{_ANY_NAME}|[a-z] key))s?$")
+_TOLD = re.compile(r"(?i:\b(?:is|was)|:)[\s\"'`]{1,3}$")
+_WORD = re.compile(r"[!#-&*+./:=?-_a-z{}~-]*[0-9][!#-&*+./0-:=?-_a-z{}~-]*")
 _END = re.compile(r"[.!?]\s|\n")
 _ADDRESS = re.compile(r"://|\.[^.]*/|.=.|^[/~@]|@|^AAAA")
 _NAMED_KEY = re.compile(rf"[\"'`]?({VALUE}{{16,}})")
 _SYMBOLS = re.compile(r"(?P<quote>[\"'`])((?:(?!(?P=quote))\S){20,})(?P=quote)")
 _HEADER = re.compile(rf"[\"'`]?(?:[A-Za-z]{{3,10}} +)?({VALUE}{{16,}})")
-_NAMED_PASSWORD = re.compile(r"\"[^\s\"]{6,}\"|'[^\s']{6,}'|[^\s\"',;}&<>\\]{6,}")
+_NAMED_PASSWORD = re.compile(r"\"[^\n\"]{6,}\"|'[^\n']{6,}'|[^\s\"',;}&<>\\]{6,}")
 
 
 def small_letters(text: str) -> str:
@@ -126,17 +156,22 @@ def named(text: str) -> Iterator[Found]:
 
 def _said(text: str, name: re.Match[str]) -> Found | None:
     """The first word behind a name in the same sentence that was drawn: "the password of the box is …"."""
-    if PUBLIC.search(text, max(name.end() - 20, 0), name.end()):
+    before = text[max(name.end() - 20, 0) : name.end()]
+    if PUBLIC.search(before):
         return None
+    shortest = 16 if name[0].startswith(_KEYS_SAID) else 8
     end = _END.search(text, name.end(), name.end() + _SENTENCE)
     for word in _WORD.finditer(text, name.end(), end.start() if end else name.end() + _SENTENCE):
-        said, start = word[0], word.start()
-        if "://" not in said:
-            start += said.rfind(":") + 1
-            said = said[said.rfind(":") + 1 :]
-        long_enough = len(said) >= (16 if name[0].startswith(_KEYS_SAID) else 8)
-        if long_enough and not _ADDRESS.search(said) and is_surely_drawn(said):
-            return Found("a key or password in a sentence", start, start + len(said.rstrip(".,;:!?)")))
+        start = word.start() + (0 if "://" in word[0] else word[0].rfind(":") + 1)
+        said = text[start : word.end()].rstrip(".!?")
+        if len(said) < shortest or _ADDRESS.search(said):
+            continue
+        told = _TOLD.search(text, name.end(), start)
+        hexadecimal = len(said) >= 32 and told and _KEY_SAID.search(before)
+        if is_surely_drawn(said) or (
+            looks_random(said) if hexadecimal else shortest == 8 and told and is_drawn_password(said)
+        ):
+            return Found("a key or password in a sentence", start, start + len(said))
     return None
 
 
@@ -173,12 +208,13 @@ def _name_before(text: str, end: int) -> str:
         return str(names[-1]) if names else ""
     if _BARE_PASS.search(name):
         return "password"
-    name = name.rstrip("0123456789 _")
-    stem, joint, last = name.rpartition("_")
-    name = stem if joint and stem.endswith(_KEY_NAMES) and last not in _ABOUT_A_KEY else name
-    if name.endswith(SECRET_NAMES):
-        return name
-    name = _TYPE.sub("", name)
+    for whole in (name, _TYPE.sub("", name)):
+        name = whole.rstrip("0123456789 _")
+        stem, _, last = name.rpartition("_")
+        name = stem if last.isalnum() and stem.endswith(_KEY_NAMES) and last not in _ABOUT_A_KEY else name
+        name = name[:-1] if name.endswith(_PLURALS) else name
+        if name.endswith(SECRET_NAMES):
+            break
     return "password" if _BARE_PASS.search(name) else name
 
 

@@ -48,6 +48,7 @@ class Shape(NamedTuple):
 
 TAIL = r"[A-Za-z0-9_-]"
 _TELLING = "live prod test key api tok token pat sk sec secret auth"
+_IS_THE_NAME = r" (?:as|is|was) (?:the|your|my|our|its) (?:\w+ )?(?i:pass(?:word|phrase|code)|pin|token|key|secret)\b"
 VALUE = r"[A-Za-z0-9+/_.~=:%|!-]"
 # Read by Python's re and by RE2, which Arrow has (no lookaround, no atomic groups).
 SHAPES = {
@@ -125,14 +126,16 @@ SHAPES = {
     ),
     "a PGP block": Shape(r"-----BEGIN PGP (?:MESSAGE|SECRET KEY BLOCK)-----", is_anything, "BEGIN PGP"),
     "a JSON web token": Shape(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*", is_anything, "eyJ"),
+    "a token in JSON in base64": Shape(r"(?:^|[\s\"'=])(eyJ[A-Za-z0-9_-]{100,})", is_mixed, "eyJ"),
     "a bearer token": Shape(r"\b[Bb](?:earer|EARER)[ :]+([A-Za-z0-9._~+/=-]{16,})", has_no_words, "earer EARER"),
     "a password of HTTP Basic": Shape(r"\b[Bb](?:asic|ASIC) +([A-Za-z0-9+/_-]{8,}={0,2})", is_basic, "asic ASIC"),
     "a web hook": Shape(
         r"(?:hook[a-z0-9.:-]*/(?:[A-Za-z0-9@_.-]+/)*"
-        r"|://(?:maker\.ifttt|hc-ping|[a-z.]*victorops|events\.pagerduty)\.com/(?:[A-Za-z0-9_-]+/)*)([A-Za-z0-9_-]{16,})"
+        r"|://(?:maker\.ifttt|hc-ping|[a-z.]*victorops|events\.pagerduty|[a-z0-9.-]*(?:alchemy|infura))"
+        r"\.(?:com|io)/(?:[A-Za-z0-9_-]+/)*)([A-Za-z0-9_-]{16,})"
         r"|\bhooks\.zapier\.com/hooks/catch/[0-9]+/[A-Za-z0-9]{5,}",
         is_drawn_path,
-        "hook maker. hc-ping victorops pagerduty",
+        "hook maker. hc-ping victorops pagerduty alchemy infura",
     ),
     "a bot's token": Shape(
         rf"(?:(?:\bbot|\b)[0-9]{{8,10}}:[A-Za-z0-9]{TAIL}{{33,34}}|\b[MNO][A-Za-z0-9_-]{{23,27}}\.{TAIL}{{6}}\.{TAIL}{{27,}})",
@@ -183,11 +186,19 @@ SHAPES = {
     "a login on a command line": Shape(
         r"\b(?:(?:sshpass|mysql[a-z]*|redis-cli|mongo[a-z]*|login|7za?|rar|sqlcmd|ldap[a-z]+)\b"
         r"[^\n|;]{0,80}? -[paPw] ?"
+        r"|sqlplus\b[^\n|;]{0,40}? [\w.]+/|\bWIFI:[^\n]{0,80}?P:"
         r"|curl\b[^\n|;]{0,200}? (?:-u|--user)[ =][\"']?[\w.@-]+:)"
         r"(\"[^\s\"]{6,}|'[^\s']{6,}|[^\s\"']{6,})",
         is_password,
-        "sshpass mysql redis-cli mongo login curl 7z rar sqlcmd ldap",
+        "sshpass sqlplus WIFI: mysql redis-cli mongo login curl 7z rar sqlcmd ldap",
         name=True,
+    ),
+    "a password before its name": Shape(
+        rf"([^\s\"'`]{{8,64}})[\"'`]?{_IS_THE_NAME}",
+        is_surely_drawn,
+        "pass pin token key secret",
+        name=True,
+        filter=rf"[^\s]{_IS_THE_NAME}",
     ),
     "a quoted password": Shape(
         rf"(?i:pass(?:word|wd|phrase))[ \t]{{1,3}}(\"{VALUE}{{8,}}\"|'{VALUE}{{8,}}')",
@@ -219,9 +230,11 @@ SHAPES = {
     ),
     "a password among a command's words": Shape(  # the last word with a digit
         r"\b(?:htpasswd|chpasswd|rabbitmqctl|net user|net use|nmcli|wpa_passphrase|mc alias|mc config|http-basic|"
-        r"user-secrets|rclone obscure)\b[^\n|;]*[ :=\"']([^\s\"':=]*[0-9][^\s\"'|;]*)",
+        r"user-secrets|rclone obscure|"
+        r"snmp-server community|enable secret|enable password|"
+        r"tacacs-server|radius-server|requirepass|masterauth)\b[^\n|;]*[ :=\"']([^\s\"':=]*[0-9][^\s\"'|;]*)",
         is_drawn_password,
-        "passwd rabbitmq net nmcli wpa_ mc http-basic user-secrets obscure",
+        "passwd rabbitmq net nmcli wpa_ mc http-basic user-secrets obscure -server enable requirepass masterauth",
         name=True,
     ),
     "an option's password": Shape(
@@ -235,24 +248,25 @@ SHAPES = {
         name=True,
     ),
     "a key that a client is made with": Shape(
-        r"(?i:client|login|auth|key|token|credentials?|sdk)\((?:[\"'][^\"'\s]*[\"'], ?)?(?:\w+=)?"
+        r"(?i:client|login|auth|key|token|credentials?|sdk|search|connect|api|init)\("
+        r"(?:[\"'][^\"'\s]*[\"'], ?)?(?:\w+=)?"
         rf"[\"']({TAIL}{{24,}})[\"']",
         looks_random,
         "(\" (' =\" ='",
         name=True,
     ),
     "a login in a program": Shape(
-        r"(?i:login|auth|credentials?)(?:=|: ?)?[\[(] ?(?:\"[^\s\"]{1,60}\"|'[^\s']{1,60}'), ?"
-        r"(\"[^\s\"]{6,}\"|'[^\s']{6,}')",
+        r"(?i:(?:login|auth|credentials?)(?:=|: ?)?|(?:connect|pdo|client|login|account)\w*)[\[(] ?"
+        r"(?:[\w$.]{1,30}, ?)?(?:\"[^\s\"]{1,60}\", ?|'[^\s']{1,60}', ?){1,2}(\"[^\s\"]{6,}\"|'[^\s']{6,}')",
         is_drawn_password,
-        "login auth credential",
+        "login auth credential connect pdo client account",
         name=True,
     ),
     "a line of .pgpass": Shape(
         r"(?m:^[a-zA-Z*][\w.*-]*:(?:[0-9]{2,5}|\*):[\w*-]+:[\w*-]+:(\S{6,})$)", is_password, ":", name=True
     ),
     "a token": Shape(
-        rf"\b[A-Za-z][A-Za-z0-9]{{1,9}}(?:[_.-][A-Za-z0-9]{{1,9}}){{0,3}}[_.-]({TAIL}{{30,}})",
+        rf"\b(?:[a-z]{{2,9}}|[A-Z]{{2,9}}|[A-Z][a-z]{{2,9}})[0-9]{{0,2}}(?:[_.-][A-Za-z0-9]{{1,9}}){{0,3}}[_.-]({TAIL}{{30,}})",
         is_surely_random,
         "_ . -",
         filter=r"[A-Za-z0-9][_.-][A-Za-z_-]*[0-9]",

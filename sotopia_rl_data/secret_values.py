@@ -13,6 +13,7 @@ from itertools import pairwise
 _WORD = re.compile(r"[A-Z]?[a-z]{0,15}|[A-Z]{1,15}|[0-9]{1,4}|v[0-9]{1,3}")
 _PART_OF_A_NAME = re.compile(rf"{_WORD.pattern}|[0-9]{{5,8}}|[a-z]{{1,12}}[0-9]")  # numbered names: oauth2, 000123
 _CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}|[A-Z]{2,}(?![a-z]))+")
+_NUMBERED_WORDS = re.compile(r"(?:[A-Z]{0,4}[a-z]{3,}|[A-Z]{2,}|[0-9]{1,4})+")  # OAuth2PasswordBearer
 _PLACEHOLDER = re.compile(r"^(?:[<>{}()\[$%]|arn:|urn:)|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example)")
 _MADE_UP = re.compile(  # Sunny!Lake42, Welcome123!
     r"(?=.*[A-Z])(?=.*[a-z])(?=.*[0-9])\w+[!@#$%^&*?+~]+\w[\w!@#$%^&*?+~]*|(?!Sha[0-9])[A-Z][a-z]{2,12}[0-9]{3,6}[!@#$%&*?.]?"
@@ -27,8 +28,9 @@ def is_made_of_words(text: str, word: re.Pattern[str] = _WORD) -> bool:
 
 
 def is_not_filled(text: str) -> bool:
-    """Whether a text with the form of a key may be one: not the form filled with one character (hf_xxxxxxxx)."""
-    return 3 * sum(len(run[0]) for run in re.finditer(r"(.)\1{7,}", text)) < len(text)
+    """Whether a text with the form of a key may be one: not the form filled with one character (hf_xxxxxxxx), nor an
+    example of Amazon's manuals."""
+    return not text.endswith("EXAMPLE") and 3 * sum(len(run[0]) for run in re.finditer(r"(.)\1{7,}", text)) < len(text)
 
 
 def has_no_words(text: str) -> bool:
@@ -59,6 +61,7 @@ def looks_random(text: str) -> bool:
     if (
         _PLACEHOLDER.search(text)
         or is_made_of_words(text, _PART_OF_A_NAME)
+        or (_NUMBERED_WORDS.fullmatch(text) and changes < 0.36)
         or len(set(text)) < 6
         or kinds == 1
         or not is_not_filled(text)
@@ -71,9 +74,11 @@ def looks_random(text: str) -> bool:
 
 def is_surely_random(text: str) -> bool:
     """Whether a text with nothing but a prefix before it was drawn from letters and digits: of three kinds (0.62 of all
-    neighbours then differ in kind), or of small letters and digits (0.4 differ), if it is long and not hexadecimal;
-    identifiers of answers and files are words, short, or hexadecimal."""
+    neighbours then differ in kind), or of small letters and digits (0.4 differ), or in base32 (0.3), if it is long and
+    not hexadecimal; identifiers of answers and files are words, short, or hexadecimal."""
     changes, kinds = _changes(text)
+    if re.fullmatch("[A-Z2-7]{30,}", text):
+        return changes > 0.12
     return changes > (0.4 if kinds == 3 else 0.28) and (
         kinds == 3 or bool(re.search("[a-z0-9]{30}", text) and re.search("[g-z]", text) and re.search("[0-9]", text))
     )
@@ -82,6 +87,8 @@ def is_surely_random(text: str) -> bool:
 def is_password(text: str) -> bool:
     """Whether what follows the name of a password is one: not a plain word, or quoted."""
     quoted = text[:1] in "\"'"
+    if " " in text:  # of words in quotes, those of a sentence are none
+        return text.count(" ") < 3 and is_surely_random(text) and not _PLACEHOLDER.search(text)
     text = text.strip("\"'").rstrip(".,;:!?)]")
     if _PLACEHOLDER.search(text) or len(text) < 6 or is_made_of_words(text) or "://" in text or text[:1] in "/~":
         return False
@@ -99,11 +106,9 @@ def is_drawn_password(text: str) -> bool:
 
 
 def is_surely_drawn(text: str) -> bool:
-    """Whether one of the words behind a password's name in a sentence is that password."""
+    """Whether one of the words near a password's name is that password."""
     text = text.rstrip(".,;:!?)")
-    return (
-        len(text) >= 8 and not _PLACEHOLDER.search(text) and (is_surely_random(text) or bool(_MADE_UP.fullmatch(text)))
-    )
+    return len(text) >= 8 and is_surely_random(text) and not _PLACEHOLDER.search(text)
 
 
 def is_drawn_path(text: str) -> bool:
