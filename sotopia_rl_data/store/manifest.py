@@ -28,9 +28,12 @@ def dump(manifest: Manifest) -> str:
 
 def load(directory: Path) -> Manifest:
     """The manifest of the version in `directory`. Raises StoreError where it is missing or damaged."""
+    from sotopia_rl_data.store.fields import MOST_BYTES
+
     path = directory / FILE_NAME
     try:
-        return parse(path.read_bytes(), str(path))
+        with path.open("rb") as file:
+            return parse(file.read(MOST_BYTES + 1), str(path))
     except OSError as error:
         raise StoreError(
             f"The version's folder {directory} has no {FILE_NAME} that can be read ({error.strerror}).",

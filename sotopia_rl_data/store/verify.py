@@ -23,6 +23,7 @@ from sotopia_rl_data.schema import DataFile, Split
 from sotopia_rl_data.store import Version, readme
 from sotopia_rl_data.store.columns import first_line, type_names
 from sotopia_rl_data.store.digest import RowDigest, version_digest
+from sotopia_rl_data.store.fields import MOST_BYTES
 from sotopia_rl_data.store.manifest import listed_files, split_digests
 from sotopia_rl_data.store.ordering import InOrder
 from sotopia_rl_data.store.parts import read_parquet, too_large
@@ -177,7 +178,8 @@ def _readme(version: Version) -> Iterator[str]:
         if not S_ISREG(path.stat().st_mode):
             yield "README.md: not a file"
             return
-        front, _ = readme.split_front(path.read_text("utf-8", "replace"))
+        with path.open("rb") as file:  # the front matter is at the beginning, and nobody has that much of it
+            front, _ = readme.split_front(file.read(MOST_BYTES).decode("utf-8", "replace"))
     except OSError as error:
         yield f"README.md: {error.strerror}"
         return

@@ -133,3 +133,15 @@ def test_what_2_000_turns_would_cost_is_counted_in_seconds_of_work_and_little_me
     assert line["usage"]["input"] > 150_000_000
     assert took < 30
     assert held < 400 << 20, f"{held:,} bytes"
+
+
+def test_a_manifest_of_a_terabyte_is_damaged_and_hides_no_other(tmp_path: Path):
+    store = Store(tmp_path)
+    put(store, [BOAT])
+    manifest = store.resolve("lab/episodes").dir / "manifest.json"
+    manifest.chmod(0o600)
+    with manifest.open("r+b") as file:
+        file.truncate(1 << 40)
+    readable, damaged = store.history("lab/episodes")
+    assert (len(readable), len(damaged)) == (0, 1)
+    assert "more than 16,777,216 bytes" in str(damaged)
