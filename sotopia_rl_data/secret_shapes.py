@@ -186,11 +186,11 @@ SHAPES = {
     "a login on a command line": Shape(
         r"\b(?:(?:sshpass|mysql[a-z]*|redis-cli|mongo[a-z]*|login|7za?|rar|sqlcmd|ldap[a-z]+)\b"
         r"[^\n|;]{0,80}? -[paPw] ?"
-        r"|sqlplus\b[^\n|;]{0,40}? [\w.]+/|\bWIFI:[^\n]{0,80}?P:"
+        r"|(?:sqlplus\b[^\n|;]{0,40}? |jdbc:oracle:[a-z]+:)[\w.]+/|\bWIFI:[^\n]{0,80}?P:"
         r"|curl\b[^\n|;]{0,200}? (?:-u|--user)[ =][\"']?[\w.@-]+:)"
         r"(\"[^\s\"]{6,}|'[^\s']{6,}|[^\s\"']{6,})",
         is_password,
-        "sshpass sqlplus WIFI: mysql redis-cli mongo login curl 7z rar sqlcmd ldap",
+        "sshpass sqlplus jdbc:oracle WIFI: mysql redis-cli mongo login curl 7z rar sqlcmd ldap",
         name=True,
     ),
     "a password before its name": Shape(
@@ -232,9 +232,9 @@ SHAPES = {
         r"\b(?:htpasswd|chpasswd|rabbitmqctl|net user|net use|nmcli|wpa_passphrase|mc alias|mc config|http-basic|"
         r"user-secrets|rclone obscure|"
         r"snmp-server community|enable secret|enable password|"
-        r"tacacs-server|radius-server|requirepass|masterauth)\b[^\n|;]*[ :=\"']([^\s\"':=]*[0-9][^\s\"'|;]*)",
+        r"tacacs-server|radius-server|requirepass|masterauth|bindpw)\b[^\n|;]*[ :=\"']([^\s\"':=]*[0-9][^\s\"'|;]*)",
         is_drawn_password,
-        "passwd rabbitmq net nmcli wpa_ mc http-basic user-secrets obscure -server enable requirepass masterauth",
+        "passwd rabbitmq net nmcli wpa_ mc http-basic user-secrets obscure -server enable requirepass masterauth bindpw",
         name=True,
     ),
     "an option's password": Shape(
@@ -263,7 +263,10 @@ SHAPES = {
         name=True,
     ),
     "a line of .pgpass": Shape(
-        r"(?m:^[a-zA-Z*][\w.*-]*:(?:[0-9]{2,5}|\*):[\w*-]+:[\w*-]+:(\S{6,})$)", is_password, ":", name=True
+        r"(?m:^(?:[a-zA-Z*][\w.*-]*:(?:[0-9]{2,5}|\*):[\w*-]+:[\w*-]+|\[[\w.-]+\]:[0-9]{2,5} +[\w.@+-]+):(\S{6,})$)",
+        is_password,
+        ":",
+        name=True,
     ),
     "a token": Shape(
         rf"\b(?:[a-z]{{2,9}}|[A-Z]{{2,9}}|[A-Z][a-z]{{2,9}})[0-9]{{0,2}}(?:[_.-][A-Za-z0-9]{{1,9}}){{0,3}}[_.-]({TAIL}{{30,}})",
