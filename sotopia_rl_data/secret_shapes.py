@@ -234,7 +234,7 @@ SHAPES = {
         r"snmp-server community|enable secret|enable password|"
         r"tacacs-server|radius-server|requirepass|masterauth|bindpw)\b[^\n|;]*[ :=\"']([^\s\"':=]*[0-9][^\s\"'|;]*)",
         is_drawn_password,
-        "passwd rabbitmq net nmcli wpa_ mc http-basic user-secrets obscure -server enable requirepass masterauth bindpw",
+        "passwd rabbit net nmcli wpa_ mc http-basic user-secrets obscure -server enable requirepass masterauth bindpw",
         name=True,
     ),
     "an option's password": Shape(

@@ -13,7 +13,7 @@ from itertools import pairwise
 _WORD = re.compile(r"[A-Z]?[a-z]{0,15}|[A-Z]{1,15}|[0-9]{1,4}|v[0-9]{1,3}")
 _PART_OF_A_NAME = re.compile(rf"{_WORD.pattern}|[0-9]{{5,8}}|[a-z]{{1,12}}[0-9]")  # numbered names: oauth2, 000123
 _CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}|[A-Z]{2,}(?![a-z]))+")
-_NUMBERED_WORDS = re.compile(r"(?:[A-Z]{0,4}[a-z]{3,}|[A-Z]{2,}|[0-9]{1,4})+")  # OAuth2PasswordBearer
+_NUMBERED_WORDS = re.compile(r"(?:[A-Z]{0,4}[a-z]{3,}|[A-Z]{2,}|(?<![0-9])[0-9]{1,4})+")  # OAuth2PasswordBearer
 _PLACEHOLDER = re.compile(r"^(?:[<>{}()\[$%]|arn:|urn:)|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example)")
 _MADE_UP = re.compile(  # Sunny!Lake42, Welcome123!
     r"(?=.*[A-Z])(?=.*[a-z])(?=.*[0-9])\w+[!@#$%^&*?+~]+\w[\w!@#$%^&*?+~]*|(?!Sha[0-9])[A-Z][a-z]{2,12}[0-9]{3,6}[!@#$%&*?.]?"
@@ -28,9 +28,8 @@ def is_made_of_words(text: str, word: re.Pattern[str] = _WORD) -> bool:
 
 
 def is_not_filled(text: str) -> bool:
-    """Whether a text with the form of a key may be one: not the form filled with one character (hf_xxxxxxxx), nor an
-    example of Amazon's manuals."""
-    return not text.endswith("EXAMPLE") and 3 * sum(len(run[0]) for run in re.finditer(r"(.)\1{7,}", text)) < len(text)
+    """Whether a text with the form of a key may be one: not the form filled with one character (hf_xxxxxxxx)."""
+    return 3 * sum(len(run[0]) for run in re.finditer(r"(.)\1{7,}", text)) < len(text)
 
 
 def has_no_words(text: str) -> bool:
