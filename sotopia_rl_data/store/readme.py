@@ -103,8 +103,14 @@ def merge(card: Card, previous: str | None = None) -> str:
 
 
 def read(directory: Path) -> str:
-    """The README of a version's directory; "" where it has none."""
+    """The README of a version's directory; "" where it has none. Raises InputError where it is no card by its size."""
+    from sotopia_rl_data.store.fields import MOST_BYTES
+
     path = directory / FILE_NAME
+    if path.is_file() and path.stat().st_size > MOST_BYTES:
+        raise InputError(
+            f"The card {path} has more than {MOST_BYTES:,} bytes.", "put what is long into a file beside it"
+        )
     return path.read_text("utf-8", "replace") if path.is_file() else ""
 
 

@@ -19,7 +19,7 @@ from fixtures.places import ROOT
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.schema import Agent, Episode, Observation, Turn
-from sotopia_rl_data.store import Store
+from sotopia_rl_data.store import Store, readme
 from sotopia_rl_data.store.values import check_values
 from sotopia_rl_data.tables import episode_table
 
@@ -135,13 +135,16 @@ def test_what_2_000_turns_would_cost_is_counted_in_seconds_of_work_and_little_me
     assert held < 400 << 20, f"{held:,} bytes"
 
 
-def test_a_manifest_of_a_terabyte_is_damaged_and_hides_no_other(tmp_path: Path):
+def test_a_card_and_a_manifest_of_a_terabyte_are_not_read(tmp_path: Path):
     store = Store(tmp_path)
     put(store, [BOAT])
-    manifest = store.resolve("lab/episodes").dir / "manifest.json"
-    manifest.chmod(0o600)
-    with manifest.open("r+b") as file:
-        file.truncate(1 << 40)
+    folder = store.resolve("lab/episodes").dir
+    for path in (folder / "README.md", folder / "manifest.json"):
+        path.chmod(0o600)
+        with path.open("r+b") as file:
+            file.truncate(1 << 40)
+    with pytest.raises(InputError, match="more than 16,777,216 bytes"):
+        readme.read(folder)
     readable, damaged = store.history("lab/episodes")
     assert (len(readable), len(damaged)) == (0, 1)
     assert "more than 16,777,216 bytes" in str(damaged)
