@@ -35,10 +35,12 @@ HIDDEN = "[hidden]"
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PAT|CREDENTIALS?)$", re.IGNORECASE)
 _SHORTEST = 8  # characters; shorter values (TOKENIZERS_TOKEN=1 …) would blank out ordinary words
 _URL = re.compile(r"""https?://[^\s'"\\]*[^\s'"\\:]""")
-SUSPICIOUS = "|".join(
-    [SUSPICIOUS_NAMES, *(f"(?:{shape.filter or relaxed(shape.pattern)})" for shape in SHAPES.values())]
+SUSPICIOUS = (
+    SUSPICIOUS_NAMES,
+    "|".join(f"(?:{shape.filter or relaxed(shape.pattern)})" for shape in SHAPES.values()),
 )
-"""A pattern (for Python's re and for RE2, which Arrow has) that matches every text in which `found` finds something."""
+"""Patterns (for Python's re and for RE2, which Arrow has) of which one matches every text in which `found` finds
+something. RE2 takes five times as long over both in one."""
 
 _LOOSE = (  # errors repeat keys shortened or starred out
     re.compile(r"(?<=://)([^/\s@]+)@"),  # user:password in a URL

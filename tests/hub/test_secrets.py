@@ -68,12 +68,12 @@ def test_talk_about_keys_is_no_key(text):
 
 def test_a_secret_of_this_environment_is_found_whatever_its_shape(monkeypatch):
     monkeypatch.setenv("LAB_TOKEN", "correct horse battery")
-    leaks._pattern.cache_clear()
+    leaks._patterns.cache_clear()
     try:
         assert leaks.in_text("it is: correct horse battery!", "x")[0].shape == "a secret of this environment"
     finally:
         monkeypatch.undo()
-        leaks._pattern.cache_clear()
+        leaks._patterns.cache_clear()
 
 
 def test_the_row_and_the_column_are_named_at_any_depth(tmp_path):
