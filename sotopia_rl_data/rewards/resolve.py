@@ -86,7 +86,7 @@ def resolve(
     chosen = rule(recipe.rule)
     judged = [path for paths in attributions.values() for path in paths] if chosen.measure else []
     held = distinct(judged, ("schema", "measure", "judge", "sample"))
-    chosen = chosen.over({measure for schema, measure, *_ in held if recipe.schema in (None, schema)})
+    chosen = _over(recipe, held)
     schema, opinions, filters = _opinions_read(recipe, chosen, held, may_be_empty=dimensions is not None)
     columns = _dimensions_read(recipe, chosen, judged, dimensions)
     scores = [path for paths in episodes.values() for path in paths]
@@ -94,6 +94,17 @@ def resolve(
     evaluator = choose_evaluator(scored, recipe.evaluator, columns, needed=chosen.reads_score)
     ranges = own_ranges(scores, columns)
     return ResolvedRecipe(chosen, recipe.gamma, columns, tuple(opinions), evaluator, schema, filters, cells, ranges)
+
+
+def check_opinions(recipe: Recipe, held: Collection[tuple[Any, ...]]) -> None:
+    """Raises UsageError where the recipe cannot be made of attributions that have these (schema, measure, judge,
+    sample)."""
+    _opinions_read(recipe, _over(recipe, held), held, may_be_empty=False)
+
+
+def _over(recipe: Recipe, held: Collection[tuple[Any, ...]]) -> Rule:
+    """The recipe's rule, over what the attributions measure."""
+    return rule(recipe.rule).over({measure for schema, measure, *_ in held if recipe.schema in (None, schema)})
 
 
 def _opinions_read(

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +26,7 @@ from sotopia_rl_data.hub.resolve import resolve
 from sotopia_rl_data.labelers.evaluation.evaluating import estimate_evaluation, evaluate, evaluation_plan
 from sotopia_rl_data.labelers.labelling import estimate_label, label
 from sotopia_rl_data.labelers.plan import Elicitation, RewardSettings, prepare
+from sotopia_rl_data.rewards.resolve import check_opinions
 from sotopia_rl_data.store import Store
 from sotopia_rl_data.study.declared import DatasetSource, LabelSpec
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 Inputs = Mapping[str, "StepResult"]
 Doing = Callable[[str, str], AbstractContextManager[Advance]]
+Held = Sequence[tuple[str, str, str, int]]
+"""(schema, measure, judge, sample) of the attributions that a step gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +185,8 @@ class LabelStep:
         with without_api_keys():
             plan, made = prepare(self._asked, self._rewards)
         self.recipe = made.as_dict()
+        kind, judges = (plan.schema.id, plan.schema.measure), [judge.id for judge in plan.judges]
+        self.held: Held = [(*kind, judge, sample) for judge, sample in product(judges, range(plan.samples))]
         self._settings = {"labels": plan.recipe(), "rewards": self.recipe, "layout": self._rewards.layout}
 
     def settings(self) -> dict[str, Any]:
@@ -209,13 +215,17 @@ class LabelStep:
 
 
 class RewardsStep(UnaskingStep):
-    """Rewards made of the attributions of `origin`. Raises UsageError for a recipe that makes no sense."""
+    """Rewards made of the attributions of `origin`. Raises UsageError for a recipe that makes no sense, or that cannot
+    be made of these."""
 
     def __init__(self, name: str, spec: LabelSpec, origin: LabelStep | RewardsStep) -> None:
         self.name = label_step(name)
         self.needs: tuple[str, ...] = (origin.name,)
         self._short, self._spec = name, spec
-        self.recipe: dict[str, Any] = self._remade(origin.recipe).as_dict()
+        self.held: Held = origin.held
+        recipe = self._remade(origin.recipe)
+        check_opinions(recipe, self.held)
+        self.recipe: dict[str, Any] = recipe.as_dict()
 
     def settings(self) -> dict[str, Any]:
         """What is changed of the recipe."""

@@ -240,6 +240,8 @@ WRONG = [
     ("schema: direct}", "schema: direct, samples: two}", "study.yaml:4: `samples` must be a whole number, not 'two'"),
     ("preset: scaled", "preset: scald", "study.yaml:5: 'scald' is not a preset"),
     ("preset: scaled", "gamma: 0.9", "study.yaml:5: A gamma is given, but only the rule `discounted` has one."),
+    ("preset: scaled", "rule: singular", "study.yaml:5: The rule 'singular' needs 'key' attributions, but"),
+    ("preset: scaled", "judge: nobody", "study.yaml:5: No attribution by the schema 'direct' is of judge nobody."),
     ("{from: direct", "{from: scaled", "study.yaml:5: scaled from scaled: this leads back to itself"),
     ("{judges: [lexical], schema: direct}", "{from: scaled}", "direct from scaled from direct: this leads back to"),
     ("{from: direct", "{from: dirrect", "study.yaml:5: `labels` has no 'dirrect' (did you mean 'direct'?)."),
