@@ -8,6 +8,7 @@ module is imported when the command is called, so that `--help` imports nothing 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from importlib import import_module
@@ -200,7 +201,7 @@ def _told(error: BaseException) -> tuple[str, str, int]:
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "sotopia-rl-data"
-        message = " ".join(error.format_message().split())  # click lists choices one a line
+        message = re.sub(r"\s*\n\s*", " ", error.format_message())  # click lists choices one a line
         for words, plainer in _PLAINER.items():
             message = message.replace(words, plainer)
         return message, f"run `{command} --help`", error.exit_code

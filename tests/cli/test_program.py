@@ -298,6 +298,7 @@ def test_the_next_commands_name_the_store_that_was_named(run):
         (["audit", "a/b", "--judge", "lexical", "--rpm", "-1"], 2, "'--rpm': -1.0 is not"),
         (["rollout", "--out", "a/b", "--tpm", "nan"], 2, "tpm must be above zero"),
         (["label", "--budget", "lots"], 2, "Invalid value for '--budget': 'lots' is not a number."),
+        (["label", "--ask", "a  b"], 2, "'a  b' is not one of 'per-dimension', 'packed'."),
         (["label", "--judge", "lexical", "--samples", "x"], 2, "'x' is not a whole number."),
         (["completion"], 2, "Missing argument 'SHELL'. Choose from: bash, zsh, fish"),
         (["list", "--store", ""], 2, "--store names no folder."),
