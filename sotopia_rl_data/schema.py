@@ -124,7 +124,7 @@ class Episode:
             return ""
         return (
             f"its {len(self.turns):,} prompts, each with all that came before, would have {prompts / 1e9:,.0f} GB, "
-            + (f"more than {MOST_PROMPTS / 1e9:,.0f}: divide it into shorter episodes.")
+            f"more than {MOST_PROMPTS / 1e9:,.0f}: divide it into shorter episodes."
         )
 
     def agent(self, agent: str) -> Agent:

@@ -19,44 +19,22 @@ from sotopia_rl_data.secret_values import (
     looks_random,
 )
 
-_KEYS = "api access secret private auth account master signing encryption admin service deploy license licence storage "
-_KEYS += "subscription consumer client shared function host application app project server webhook root personal"
-_KEY_NAMES = (
-    *(f"{word}{joint}key" for word in _KEYS.split() for joint in ("", "-", " ", ".")),
-    *("_key", "keyvalue", "key_value", "key-data", "key_data", "token", "secret", "credential", "credentials", "_pat"),
-    *(
-        "-pat",
-        "auth",
-        "_dsn",
-        "sessionid",
-        "session_id",
-        "session-id",
-        ".login",
-        "_session",
-        "authorization",
-        "_jwt",
-        "bearer",
-    ),
-    *("schlüssel", "chiave", "clé", "ключ", "токен", "密钥", "密鑰", "令牌", "トークン", "キー"),
-)
-_PASSWORDS = (
-    *(
-        "password",
-        "passwd",
-        "passphrase",
-        "passcode",
-        "pwd",
-        "psk",
-        "pword",
-        "pswd",
-        "passwort",
-        "kennwort",
-        "contraseña",
-    ),
-    *("contrasena", "clave", "senha", "heslo", "hasło", "wachtwoord", "lösenord", "passord", "adgangskode", "salasana"),
-    *("jelszó", "şifre", "parola", "mot de passe", "пароль", "密码", "密碼", "口令", "パスワード", "비밀번호", "암호"),
-    *("סיסמה", "κωδικός", "पासवर्ड", "รหัสผ่าน", "كلمة المرور", "kata sandi", "mật khẩu"),
-)
+_KEYS = """
+api access secret private auth account master signing encryption admin service deploy license licence storage
+subscription consumer client shared function host application app project server webhook root personal
+"""
+_OTHER_KEYS = """
+_key keyvalue key_value key-data key_data token secret credential credentials _pat -pat auth _dsn
+sessionid session_id session-id .login _session authorization _jwt bearer
+schlüssel chiave clé ключ токен 密钥 密鑰 令牌 トークン キー
+"""
+_KEY_NAMES = (*(f"{word}{joint}key" for word in _KEYS.split() for joint in ("", "-", " ", ".")), *_OTHER_KEYS.split())
+_ONE_WORD = """
+password passwd passphrase passcode pwd psk pword pswd passwort kennwort contraseña contrasena clave
+senha heslo hasło wachtwoord lösenord passord adgangskode salasana jelszó şifre parola пароль
+密码 密碼 口令 パスワード 비밀번호 암호 סיסמה κωδικός पासवर्ड รหัสผ่าน
+"""
+_PASSWORDS = (*_ONE_WORD.split(), "mot de passe", "كلمة المرور", "kata sandi", "mật khẩu")
 _PASSWORD_NAMES = (*_PASSWORDS, "_pass", "-pass", "&pass", "?pass", "_pw", "-pw")
 SECRET_NAMES = (*_KEY_NAMES, *_PASSWORD_NAMES)
 _PLURALS = tuple(f"{name}s" for name in SECRET_NAMES)

@@ -155,7 +155,7 @@ class HubDataset:
     def _no_release(self, which: str) -> NotFound:
         return NotFound(
             f"{self._repo} has no release {which} on the Hub.",
-            f"see {self.endpoint}/datasets/{self._repo}; what is no release of this program is imported by "
+            f"see {self.endpoint}/datasets/{self._repo}; a dataset that this program did not release is imported by "
             f"`sotopia-rl-data pull {self._repo}`",
         )
 

@@ -103,7 +103,7 @@ def merge(card: Card, previous: str | None = None) -> str:
 
 
 def read(directory: Path) -> str:
-    """The README of a version's directory; "" where it has none. Raises InputError where it is no card by its size."""
+    """The README of a version's directory; "" where it has none. Raises InputError where it is too large for one."""
     from sotopia_rl_data.store.fields import MOST_BYTES
 
     path = directory / FILE_NAME

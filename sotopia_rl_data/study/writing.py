@@ -150,7 +150,7 @@ def _latex(table: StudyTable) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub("-(?=-)", "-{}", "".join(_LATEX.get(c, c) for c in display.printable(text)))  # two are no dash
+    return re.sub("-(?=-)", "-{}", "".join(_LATEX.get(c, c) for c in display.printable(text)))  # two would be a dash
 
 
 def _versions(results: Mapping[str, StepResult]) -> list[tuple[str, str, str]]:
@@ -187,9 +187,8 @@ def draw(table: StudyTable, path: Path) -> None:
     is_named = table.kind == "dots"
     tall = 0.9 + 0.28 * max((len(panel.labels) for panel in panels), default=0) if is_named else 2.3
     names = max((len(label) for panel in panels for label in panel.labels), default=0) if is_named else 0
-    apart = ConstrainedLayoutEngine(
-        wspace=0.06, hspace=0.06
-    )  # else the last number of an axis meets the next one's first
+    # else the last number of an axis meets the first of the next one
+    apart = ConstrainedLayoutEngine(wspace=0.06, hspace=0.06)
     figure = Figure(figsize=(max(across * 2.9, 3.8) + 0.075 * names + 0.4, down * tall + 0.5), layout=apart)
     figure.suptitle(table.title, fontsize=11, x=0.01, ha="left", weight="bold", color=_INK)
     drawn = {"dots": _dots, "bars": _bars, "steps": _steps}[table.kind]
