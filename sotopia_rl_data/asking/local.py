@@ -1,13 +1,16 @@
 """A model in this process, asked in batches in a thread beside the event loop: shared by local judges and policies.
 
-The caller loads the model and its tokenizer; this module imports no library for that. For speed, serve the model with
-vLLM and name it as `openai:MODEL@URL`. Leaves out constrained decoding and several GPUs.
+The caller loads the model and its tokenizer; this module imports no library for that. An answer follows from its
+request alone, also where it is drawn: not from who else is in the batch, nor from what was drawn before. For speed,
+serve the model with vLLM and name it as `openai:MODEL@URL`. Leaves out constrained decoding and several GPUs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -149,8 +152,8 @@ class _Model:
         self._control = ControlTokens(tokenizer)
 
     def answers(self, requests: Sequence[Request], name: str) -> Sequence[Reply | AskingError]:
-        """An answer to each request, or the error in its place. All share one sampling, but for their limits: each
-        limit makes a batch of its own."""
+        """An answer to each request, or the error in its place. All share one sampling, but for their limits, which
+        the context bounds: each limit makes a batch of its own."""
         answers: dict[int, Reply | AskingError] = {}
         texts = [self._text(request) for request in requests]
         sizes = [len(self._tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
@@ -161,11 +164,11 @@ class _Model:
                 reason = f"The question's {sizes[place]:,} tokens do not fit {name}."
                 answers[place] = Rejected(reason, "name a model with a longer context")
             else:
-                by_limit.setdefault(int(request.target.sampling.get("max_tokens", MAX_TOKENS)), []).append(place)
+                limit = int(request.target.sampling.get("max_tokens", MAX_TOKENS))
+                by_limit.setdefault(min(limit, context - sizes[place]), []).append(place)
         for limit, places in by_limit.items():
-            left = min(limit, context - max(sizes[place] for place in places))
-            sampling = requests[places[0]].target.sampling
-            replies = self._generate([texts[place] for place in places], left, sampling, name)
+            draws = _Draws.of([requests[place] for place in places])
+            replies = self._generate([texts[place] for place in places], limit, draws, name)
             answers |= zip(places, replies, strict=True)
         return [answers[place] for place in range(len(requests))]
 
@@ -183,15 +186,15 @@ class _Model:
         except TemplateError as error:
             raise ValueError(f"its chat template refuses the question: {error}") from error
 
-    def _generate(self, texts: list[str], limit: int, sampling: Mapping[str, Any], name: str) -> list[Reply]:
+    def _generate(self, texts: list[str], limit: int, draws: _Draws | None, name: str) -> list[Reply]:
         inputs = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
         inputs = inputs.to(self._model.device)
-        temperature = float(sampling.get("temperature", 0) or 0)
-        options: dict[str, Any] = {"do_sample": temperature != 0}
-        if temperature:
-            options |= {key: float(sampling[key]) for key in ("temperature", "top_p") if key in sampling}
         generated = self._model.generate(  # turns gradients off by itself
-            **inputs, max_new_tokens=limit, pad_token_id=self._tokenizer.pad_token_id, **options
+            **inputs,
+            max_new_tokens=limit,
+            pad_token_id=self._tokenizer.pad_token_id,
+            do_sample=False,  # `draws` leave one token
+            logits_processor=[draws] if draws else [],
         )[:, inputs["input_ids"].shape[1] :]
         ends = self._model.generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])
@@ -203,3 +206,31 @@ class _Model:
             text = self._tokenizer.decode(answer, skip_special_tokens=True)
             replies.append(Reply(text, finish, name, Usage(input=int(mask.sum()), output=len(answer))))
         return replies
+
+
+class _Draws:
+    """Draws the next token of each row of a batch: a processor of logits that leaves this token alone.
+
+    The numbers of a row come from a generator of its own, whose seed is its request's key.
+    """
+
+    def __init__(self, seeds: Sequence[str], temperature: float, top_p: float) -> None:
+        self._generators = [random.Random(seed) for seed in seeds]
+        self._temperature, self._top_p = temperature, top_p
+
+    @classmethod
+    def of(cls, requests: Sequence[Request]) -> _Draws | None:
+        """The draws for requests that share one sampling; None where the likeliest token is taken."""
+        sampling = requests[0].target.sampling
+        temperature = float(sampling.get("temperature", 0) or 0)
+        top_p = float(sampling.get("top_p", 1.0))
+        return cls([request.key for request in requests], temperature, top_p) if temperature else None
+
+    def __call__(self, _ids: Any, logits: Any) -> Any:
+        """Minus infinity for all tokens but the one that is drawn for each row."""
+        chances, tokens = (logits.float() / self._temperature).softmax(-1).sort(dim=-1, descending=True)
+        sums = chances.cumsum(-1)
+        last = (sums - chances < self._top_p).sum(-1, keepdim=True) - 1  # the likeliest, until they sum to top_p
+        drawn = sums.new_tensor([[generator.random()] for generator in self._generators]) * sums.gather(-1, last)
+        place = (sums < drawn).sum(-1, keepdim=True).minimum(last)
+        return logits.new_full(logits.shape, -math.inf).scatter(-1, tokens.gather(-1, place), 0.0)
