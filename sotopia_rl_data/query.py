@@ -153,6 +153,11 @@ def check_select(connection: duckdb.DuckDBPyConnection, text: str, example: str)
         )
 
 
+def no_condition(text: str, error: Exception, columns: Sequence[str]) -> QueryError:
+    """What is wrong with `text`, which should be a condition on rows of these columns."""
+    return QueryError(f"{text!r} is not a condition: {first_line(error)}.", f"the columns are {', '.join(columns)}")
+
+
 def _nodes(parsed: Any) -> Iterator[dict[str, Any]]:
     """Every object in a parse tree."""
     waiting = [parsed]

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc
 
-from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.errors import InputError, QueryError, UsageError
 
 if TYPE_CHECKING:
     from sotopia_rl_data.query import Dataset
@@ -98,14 +98,40 @@ def memory_mapped(path: Path) -> pa.Table:
     return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
 
 
-def select(dataset: Dataset, columns: Sequence[str], where: str | None, by_split: bool) -> str:
+def check_where(where: str, dimensions: Sequence[str]) -> None:
+    """Raises QueryError where `where` is not a condition over rewards on these dimensions and their episodes: known
+    before there are any."""
+    import duckdb
+
+    from sotopia_rl_data.query import check_select, lock, no_condition, unlocked
+    from sotopia_rl_data.tables import EPISODES, rewards_schema
+
+    places = pa.schema([("split", pa.string()), ("filename", pa.string()), ("file_row_number", pa.int64())])
+    empty = {
+        "rewards": pa.schema([*rewards_schema(dimensions), *places]),
+        "episodes": pa.schema([*EPISODES, *places]),
+    }
+    known = {table: columns.names for table, columns in empty.items()}
+    with unlocked(_MEMORY) as connection:
+        for table, columns in empty.items():
+            connection.register(table, columns.empty_table())
+        lock(connection, {}, "the study")
+        text = select(known, (), where, by_split=False)
+        try:
+            check_select(connection, text, "")
+            connection.sql(text)
+        except (duckdb.Error, QueryError, UnicodeEncodeError) as error:
+            raise no_condition(where, error, [*rewards_schema(dimensions).names, *EPISODE_COLUMNS, "model"]) from error
+
+
+def select(known: Mapping[str, Collection[str]], columns: Sequence[str], where: str | None, by_split: bool) -> str:
     """The SELECT of ids, numbers and places of the rewards rows that meet `where`, in key order, `by_split` within each
-    split; in `where`, `model` is the speaker's model.
+    split; in `where`, `model` is the speaker's model. `known` are the columns of each table.
 
     Imported rewards without a key stay in the order of their files.
     """
-    present = dataset.manifest.columns["rewards"]
-    is_keyed = {"episode_id", "agent", "turn"} <= present.keys()
+    present = known["rewards"]
+    is_keyed = {"episode_id", "agent", "turn"} <= set(present)
     order = f"ORDER BY {'split, ' if by_split else ''}episode_id, agent, turn" if is_keyed else ""
     keys = [f"coalesce({name}, {default})" if name in present else default for name, default in _KEYS.items()]
     numbers = [name if name in present else "NULL" for name in ("reward", "spread", *columns)]
@@ -113,7 +139,7 @@ def select(dataset: Dataset, columns: Sequence[str], where: str | None, by_split
     fields = ["split", "filename", "file_row_number", is_whole, *keys, *numbers]
     named = ", ".join(f"{value} AS c{at}" for at, value in enumerate(fields))
     condition = f"WHERE ({where})" if where else ""
-    if not where or not is_keyed or "episodes" not in dataset.manifest.configs:
+    if not where or not is_keyed or "episodes" not in known:
         return f"SELECT {named} FROM rewards {condition} {order}"
     selected = ", ".join(("episode_id", *EPISODE_COLUMNS, "speaker.agent AS agent", "speaker.model AS model"))
     episodes = f"SELECT {selected} FROM (SELECT *, unnest(agents) AS speaker FROM episodes)"
@@ -125,7 +151,7 @@ def _write_usable(path: Path, dataset: Dataset, choice: RowChoice, by_split: boo
     from sotopia_rl_data.query import stream
 
     files = pa.array([str(file.resolve()) for of in dataset.version.files("rewards").values() for file in of])
-    text = select(dataset, choice.columns, choice.where, by_split)
+    text = select(dataset.manifest.columns, choice.columns, choice.where, by_split)
     dropped = {"no reward": 0, "no completion": 0}
     columns = schema(len(choice.columns))
     with (

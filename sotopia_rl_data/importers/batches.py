@@ -30,7 +30,7 @@ from sotopia_rl_data.importers.formats.annotated import SOURCE as ANNOTATED
 from sotopia_rl_data.importers.formats.format import Item, TrainingRow
 from sotopia_rl_data.importers.options import ImportOptions
 from sotopia_rl_data.importers.record import Record
-from sotopia_rl_data.query import TIME_LIMIT, check_select, lock, time_limit, unlocked
+from sotopia_rl_data.query import TIME_LIMIT, check_select, lock, no_condition, time_limit, unlocked
 from sotopia_rl_data.schema import Attribution, Episode, Failure, environment_of, split_of
 from sotopia_rl_data.store.stage import Stage
 
@@ -51,13 +51,13 @@ class RowFilter:
 
     def __init__(self, text: str, schema: pa.Schema) -> None:
         """Raises QueryError where `text` is not a condition over the columns of `schema`."""
-        self._columns = schema.names
+        self._text, self._columns = text, schema.names
         self._connection = lock(unlocked(), {}, "this import")
         try:
             self._expression = duckdb.SQLExpression(text)
             check_select(self._connection, f"SELECT (\n{text}\n)", "")  # it may hold a query of its own
         except (duckdb.Error, QueryError) as error:
-            raise self._error(error) from error
+            raise no_condition(text, error, self._columns) from error
         self.keep(schema.empty_table())
 
     def keep(self, rows: pa.Table) -> pa.Table:
@@ -67,18 +67,18 @@ class RowFilter:
             with time_limit(self._connection, TIME_LIMIT):
                 kept = self._connection.from_arrow(numbered).filter(self._expression).select(_ROW).to_arrow_table()
         except duckdb.Error as error:
-            raise self._error(error) from error
+            raise no_condition(self._text, error, self._columns) from error
         return rows.take(kept.column(_ROW).sort())
 
     def __enter__(self) -> RowFilter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        self.close()
 
-    def _error(self, error: duckdb.Error | QueryError) -> QueryError:
-        reason = str(error).strip().splitlines()[0].rstrip(".!")
-        return QueryError(f"--where is not a condition: {reason}.", f"the columns are {', '.join(self._columns)}")
+    def close(self) -> None:
+        """Give its connection up."""
+        self._connection.close()
 
 
 class MetaFound(Exception):

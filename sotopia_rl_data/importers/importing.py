@@ -127,6 +127,14 @@ def import_dataset(
     )
 
 
+def check_import(paths: Sequence[str | Path], where: str | None) -> None:
+    """Raises what `import_dataset` raises for paths with nothing to import and for a wrong `where`, before anything is
+    read or written."""
+    is_training = _holds_training_rows(plan(paths))
+    if where is not None:
+        RowFilter(where, REWARDS if is_training else tables.EPISODES).close()
+
+
 @dataclass(frozen=True, slots=True)
 class _Import:
     """One import: a plan, and where it goes to."""
@@ -273,7 +281,7 @@ def _holds_training_rows(import_plan: ImportPlan) -> bool:
 def _nothing_imported(batches: Batches) -> InputError:
     if batches.counts["filtered"]:
         return InputError(
-            f"None of the {batches.counts['filtered']:,} records meets the condition of --where.",
+            f"None of the {batches.counts['filtered']:,} records meets the condition of `where`.",
             "loosen the condition",
         )
     first = batches.rejected[0] if batches.rejected else Failure("it holds no record")

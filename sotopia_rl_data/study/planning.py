@@ -17,10 +17,12 @@ from sotopia_rl_data.study.declared import PolicySpec, Study, TableSpec
 from sotopia_rl_data.study.playing import RolloutStep, Rounds, Side
 from sotopia_rl_data.study.steps import DatasetStep, EvaluateStep, LabelStep, RewardsStep, StudyStep, at, label_step
 from sotopia_rl_data.study.training import SideBySideStep, Trained, TrainStep
+from sotopia_rl_data.trainers.row_index import check_where
 
 
 def steps_of(study: Study) -> list[StudyStep]:
-    """The steps of a study. Raises UsageError, InputError and NotFound, with the line of what cannot be done."""
+    """The steps of a study. Raises UsageError, InputError, QueryError and NotFound, with the line of what cannot be
+    done."""
     return list(_Planner(study).steps())
 
 
@@ -94,6 +96,8 @@ class _Planner:
             raise UsageError(
                 f"{spec.origin!r} is not trained here, so nothing can be trained from it.", "leave `from` out"
             )
+        if spec.where is not None:
+            check_where(spec.where, self._labels[spec.labels].dimensions)
         model = model_step(spec.reward_model, seed) if spec.reward_model else ""
         trained = Trained(spec.trainer, label_step(spec.labels), spec.training, seed, origin, model, spec.where)
         return TrainStep(policy_step(name, seed), name, trained)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.outputs import aside
 from sotopia_rl_data.study.steps import DatasetStep, EvaluateStep, Inputs, StepResult, StudyStep, Workshop
 
+_LOCK = ".lock"
 _FORM = 1  # a higher number makes every step anew
 Announce = Callable[[str], object]
 
@@ -151,17 +152,38 @@ def _note(work: Workshop, step: StudyStep, key: str, made: StepResult) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the study's folder: two runs at once would train into the same folders. Raises UsageError, InputError."""
+    """Hold the study's folder: two runs at once would train into the same folders. Where nothing was made,
+    no new folder stays. Raises UsageError, InputError."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = locks.open_lock(folder / ".lock")
+        handle = _held(folder)
     except OSError as error:
         raise InputError(
             f"{error.filename} cannot be written: {error.strerror}.", "name another folder: --runs DIR"
         ) from error
     try:
-        if not locks.take_where_possible(handle):
-            raise UsageError(f"Another run works on this study in {folder}.", "wait until it has ended")
         yield
     finally:
+        with suppress(OSError):  # another run began there meanwhile
+            if [path.name for path in folder.iterdir()] == [_LOCK]:
+                (folder / _LOCK).unlink()
+                for path in new:
+                    path.rmdir()
+        os.close(handle)
+
+
+def _held(folder: Path) -> int:
+    """The lock of a folder, which is made if it is missing."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = locks.open_lock(folder / _LOCK)
+        except FileNotFoundError:
+            continue  # another run made nothing and took the folder away
+        if not locks.take_where_possible(handle):
+            os.close(handle)
+            raise UsageError(f"Another run works on this study in {folder}.", "wait until it has ended")
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(folder / _LOCK), os.fstat(handle)):
+                return handle
         os.close(handle)

@@ -136,13 +136,24 @@ class UnaskingStep:
 
 
 class DatasetStep(UnaskingStep):
-    """The episodes: a dataset that is there, or an import."""
+    """The episodes: a dataset that is there, or an import. Raises InputError, QueryError and UsageError for files that
+    cannot be imported so."""
 
     needs: tuple[str, ...] = ()
 
     def __init__(self, name: str, source: DatasetSource, place: str) -> None:
         self.name, self.source = f"dataset {name}", source
         self._short, self._place = name, place
+        if not source.ref:
+            from sotopia_rl_data.importers.importing import check_import
+
+            check_import(self._files, source.where)
+
+    @property
+    def _files(self) -> Sequence[str | Path]:
+        from sotopia_rl_data.importers import samples_path
+
+        return self.source.files or (samples_path(),)
 
     def settings(self) -> dict[str, Any]:
         """The files' content."""
@@ -150,7 +161,6 @@ class DatasetStep(UnaskingStep):
 
     def run(self, work: Workshop, inputs: Inputs, key: str) -> StepResult:
         """Find it, or import it."""
-        from sotopia_rl_data.importers import samples_path
         from sotopia_rl_data.importers.importing import import_dataset
         from sotopia_rl_data.importers.options import ImportOptions
 
@@ -158,10 +168,10 @@ class DatasetStep(UnaskingStep):
             with at(self._place):
                 version = resolve(work.store, self.source.ref)
             return StepResult(version.ref, version.digest)
-        with work.doing("importing", "byte") as advance:
+        with at(self._place), work.doing("importing", "byte") as advance:
             report = import_dataset(
                 work.store,
-                self.source.files or (samples_path(),),
+                self._files,
                 f"{work.title}/{self._short}",
                 options=ImportOptions(where=self.source.where),
                 progress=lambda done, total: advance(done, total),
@@ -170,7 +180,8 @@ class DatasetStep(UnaskingStep):
 
 
 class LabelStep:
-    """Rewards by judges who are asked about a dataset's episodes. Raises UsageError for what cannot be asked."""
+    """Rewards by judges who are asked about a dataset's episodes; `dimensions` are all that they may have. Raises
+    UsageError for what cannot be asked."""
 
     asks = True
 
@@ -185,6 +196,7 @@ class LabelStep:
         with without_api_keys():
             plan, made = prepare(self._asked, self._rewards)
         self.recipe = made.as_dict()
+        self.dimensions = tuple(dict.fromkeys([*plan.dimensions, *made.weights]))
         kind, judges = (plan.schema.id, plan.schema.measure), [judge.id for judge in plan.judges]
         self.held: Held = [(*kind, judge, sample) for judge, sample in product(judges, range(plan.samples))]
         self._settings = {"labels": plan.recipe(), "rewards": self.recipe, "layout": self._rewards.layout}
@@ -226,6 +238,7 @@ class RewardsStep(UnaskingStep):
         recipe = self._remade(origin.recipe)
         check_opinions(recipe, self.held)
         self.recipe: dict[str, Any] = recipe.as_dict()
+        self.dimensions: tuple[str, ...] = tuple(dict.fromkeys([*origin.dimensions, *recipe.weights]))
 
     def settings(self) -> dict[str, Any]:
         """What is changed of the recipe."""

@@ -144,7 +144,7 @@ def test_a_where_that_is_no_condition_over_the_rows_is_refused_before_anything_i
         import_dataset(
             store, [path], "o/n", options=ImportOptions(where=where), progress=lambda done, _: read.append(done)
         )
-    assert error.value.message.startswith("--where is not a condition: ")
+    assert error.value.message.startswith(f"{where!r} is not a condition: ")
     assert "episode_id" in error.value.hint
     assert read == left_behind(store) == []
 
@@ -206,7 +206,7 @@ def test_where_nothing_can_be_imported_nothing_is_made(tmp_path, store):
     assert error.value.message == "None of 2 records could be imported; a.jsonl:1: its messages are empty."
     with pytest.raises(InputError) as error:
         import_dataset(store, [lines(tmp_path / "b.jsonl", log(TALK))], "o/n", options=ImportOptions(where="false"))
-    assert error.value.message == "None of the 1 records meets the condition of --where."
+    assert error.value.message == "None of the 1 records meets the condition of `where`."
     for missing in ([tmp_path / "nowhere"], []):
         with pytest.raises(InputError):
             import_dataset(store, missing, "o/n")

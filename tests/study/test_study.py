@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from fixtures.places import ROOT
 
 from sotopia_rl_data import locks
 from sotopia_rl_data.cli import program
+from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.importers import samples_path
+from sotopia_rl_data.study.run import _alone
 from sotopia_rl_data.study.steps import StepResult
 
 Run = Callable[..., tuple[int, str, str]]
@@ -234,6 +237,30 @@ def test_folders_that_cannot_be_written_and_a_second_run_at_once_are_told_before
     assert {path.name for path in tmp_path.iterdir()} == {"study.yaml", "held"}
 
 
+def test_a_run_that_made_nothing_leaves_no_folder(run: Run, tmp_path: Path):
+    (tmp_path / "old").mkdir()
+    code, out, err = run(ONLY_COST.replace("samples", "{files: samples, where: 1 = 0}"), "--runs", "old/new/er")
+    assert (code, out, "study.yaml:2: None of the 32 records meets the condition" in err) == (1, "", True), err
+    assert list((tmp_path / "old").iterdir()) == []
+
+
+def test_of_many_runs_one_is_in_the_folder_at_a_time_though_each_takes_it_away(tmp_path: Path):
+    inside, most = [0], 20 * 50
+
+    def come_and_go(_: int) -> int:
+        try:
+            with _alone(tmp_path / "runs" / "x"):
+                inside[0] += 1
+                assert inside == [1]
+                inside[0] -= 1
+            return 1
+        except UsageError:
+            return 0
+
+    with ThreadPoolExecutor(8) as threads:
+        assert 1 < sum(threads.map(come_and_go, range(most))) <= most
+
+
 WRONG = [
     ("labels:", "lables:", "study.yaml:3: a study cannot have the key 'lables': its keys are"),
     ("schema: direct}", "schema: dirct}", "study.yaml:4: There is no schema 'dirct'"),
@@ -248,6 +275,11 @@ WRONG = [
     ("  direct: {j", "  Dir ect: {j", "study.yaml:4: 'Dir ect' cannot be a name"),
     ("episodes: samples", "episodes: lab/none", "study.yaml:2: The store './store' has no dataset 'lab/none'"),
     ("episodes: samples", "episodes: {files: [none.jsonl]}", "study.yaml:2: there is no file 'none.jsonl'"),
+    ("episodes: samples", "episodes: {files: samples, where: tga = 'x'}", "study.yaml:2: \"tga = 'x'\" is not a"),
+    ("episodes: samples", "episodes: {files: samples, where: 'tag ='}", "study.yaml:2: 'tag =' is not a"),
+    ("episodes: samples", "episodes: {files: [study.yaml]}", "study.yaml:2: The file study.yaml cannot be imported"),
+    ("policies:", "policies:\n  bc: {train: sft, labels: direct, where: goal >}", "study.yaml:7: 'goal >' is not a"),
+    ("policies:", "policies:\n  bc: {train: sft, labels: scaled, where: gaol > 0}", "study.yaml:7: 'gaol > 0' is"),
     ("name: small", "name: ../small", "study.yaml:1: '../small' cannot be a name"),
     ("name: small", "name: small\nname: small", "study.yaml:2: a study has the key 'name' twice"),
     ("name: small", "name: small\nseeds: [1, 1]", "study.yaml:2: `seeds` must be different numbers"),
