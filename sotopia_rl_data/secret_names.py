@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from sotopia_rl_data.secret_shapes import VALUE, Found
 from sotopia_rl_data.secret_values import (
     has_symbols,
-    is_drawn_password,
     is_password,
     is_surely_drawn,
     is_surely_random,
+    is_told_password,
     looks_random,
 )
 
@@ -57,9 +57,13 @@ _SENTENCE = 80  # characters behind a name in which a word is looked for that wa
 _ENGLISH = r"key|token|secret|credential|auth|pat\b|dsn|session|pass|pw|creds|log-?in|bearer|_jwt|value|default"
 _FOREIGN = tuple(name for name in SECRET_NAMES if not re.search(_ENGLISH, name))
 _TELLING, _TELLING_ABROAD = re.compile(_ENGLISH), re.compile("|".join((_ENGLISH, *_FOREIGN)))
-_PUBLIC_WORDS = "public|web_?socket|verif[a-z]{1,8}|cache|partition|primary|foreign|sort|routing|idempotency|dedup"
-PUBLIC = re.compile(rf"(?i)(?:{_PUBLIC_WORDS})[_ -]?key$")
+_PUBLIC_WORDS = (
+    "public|publishable|web_?socket|verif[a-z]{1,8}|cache|partition|primary|foreign|sort|routing|idempotency|dedup|"
+    "request"
+)
+PUBLIC = re.compile(rf"(?i)(?:(?:{_PUBLIC_WORDS})[_ -]?key|hashed[_ -]?\w+)$")
 _A_NAME = re.compile(rf"(?:{_ANY_NAME})(?![a-z])")
+_OF_A_HEADER = re.compile(r"(?:^|[^a-z])x-[a-z-]+-key$")
 _BARE_PASS = re.compile(  # mail_pass, dbpass; but not compass
     r"(?:^|[\n{,;<\"'])\s{0,12}pass$|(?:^|[^a-z])pw$|(?:db|user|store|key|smtp|mail|sql|admin|root|bind|ftp|ssh|auth|wifi)pass$"
 )
@@ -69,8 +73,8 @@ _BODY = re.compile(  # def api_key(self) -> str: return …; string Key { get; s
     r"(?:\(\w{0,12}\)\s{0,3}(?:(?:->|:)\s?)?[&'\w.<>\[\]]{0,24}\s{0,3}[:{]?|\{\s?get;[\w\s;]{0,20}\}?|\s?\bby\s\w{1,12})\s*$"
 )
 _AFTER_A_NAME = re.compile(
-    r"""(?:["'`\\)\]}*\s]|&quot;|&#3[49];|%2[27]|\sis|\swas|\s?\([^()"']{1,20}\)|\[[0-9]\]|\.(?:value|default|equals)"""
-    r"""|</[\w-]+>\s*<(?:string|value|data|t[dh]|dd))+$"""
+    r"""(?:["'`\\)\]}*\s]|&quot;|&#3[49];|%2[27]|\sis|\swas|\s?\([^()"']{1,20}\)|\[[0-9]\]|\.(?:value|default|equals|type|fill|val)"""
+    r"""|</[\w-]+>(?:\s|\\[nrt])*<(?:string|value|data|t[dh]|dd))+$"""
 )
 _TYPE = re.compile(  # let apiKey: string = …
     r"""(?:[?!]?:\s?[&\w.<>\[\]|?]{2,24}|\sstring|\s\w{1,12}="\w{1,12})$"""
@@ -86,20 +90,21 @@ _WEAK = re.compile(r"^\s\w|[({|]|^,\s*[^\s\"'`]")  # what stands between a name 
 _BEFORE_A_VALUE = re.compile(
     r"""\*{0,2}[ \t]{0,20}\s{0,3}(?:[|>][-+]?\s{1,20}|!{1,2}\w{1,12}\s|&\w{1,12}\s|\s{0,9}-\s|<!\[CDATA\[)?"""  # YAML's
     rf"""(?:(?:[A-Za-z_.:]{{1,30}}\(|[\[({{:]{{1,2}})\s{{0,12}}{_QUOTED})?"""
-    r"""(?:[A-Za-z]{1,2}(?=["'`])|@)?(?:&quot;|&#3[49];|%22|\\+)?"""
+    r"""(?:[A-Za-z]{1,2}(?=["'`])|@|["'](?=\\+["']))?(?:&quot;|&#3[49];|%22|\\+|(?<==)\{(?=[^\s{}]+\}))?"""
 )
 _KEYS_SAID = ("key", "token", "secret")
 _SAID = re.compile(  # the words of some languages stand close together
     rf"(?:\b(?:pass|pw|creds|credentials|log-?in)|{'|'.join((*_PASSWORDS, *_KEYS_SAID))})(?:s|e[nt])?"
-    r"(?=[\s\"'`*:,(是はが는은이])"
+    r"(?=[\s\"'`*:,?(是はが는은이])"
 )
 _KEY_SAID = re.compile(rf"(?i:(?:{_ANY_NAME}|[a-z] key))s?$")
-_TOLD = re.compile(r"(?i:\b(?:is|was)|:)[\s\"'`]{1,3}$")
+_TOLD = re.compile(r"(?i:\b(?:is|was|it[’']s)|:|\bpass(?:word|phrase|code))[\s\"'`]{1,3}$")
 _WORD = re.compile(r"[!#-&*+./:=?-_a-z{}~-]*[0-9][!#-&*+./0-:=?-_a-z{}~-]*")
-_END = re.compile(r"[.!?]\s|\n")
+_END = re.compile(r"[.!]\s|\n")  # a question may be answered
 _ADDRESS = re.compile(r"://|\.[^.]*/|.=.|^[/~@]|@|^AAAA")
 _NAMED_KEY = re.compile(rf"[\"'`]?({VALUE}{{16,}})")
-_SYMBOLS = re.compile(r"(?P<quote>[\"'`])((?:(?!(?P=quote))\S){20,})(?P=quote)")
+_NAMED_SECRET = re.compile(rf"[\"'`]?({VALUE}{{8,}})")
+_SYMBOLS = re.compile(r"(?P<quote>[\"'`])((?:(?!(?P=quote))\S){16,})(?P=quote)")
 _HEADER = re.compile(rf"[\"'`]?(?:[A-Za-z]{{3,10}} +)?({VALUE}{{16,}})")
 _NAMED_PASSWORD = re.compile(r"\"[^\n\"]{6,}\"|'[^\n']{6,}'|[^\s\"',;}&<>\\]{6,}")
 
@@ -147,7 +152,7 @@ def _said(text: str, name: re.Match[str]) -> Found | None:
         told = _TOLD.search(text, name.end(), start)
         hexadecimal = len(said) >= 32 and told and _KEY_SAID.search(before)
         if is_surely_drawn(said) or (
-            looks_random(said) if hexadecimal else shortest == 8 and told and is_drawn_password(said)
+            looks_random(said) if hexadecimal else shortest == 8 and told and is_told_password(said)
         ):
             return Found("a key or password in a sentence", start, start + len(said))
     return None
@@ -160,10 +165,12 @@ def _value(text: str, start: int, end: int) -> Found | None:
     name, weak = _name_before(text, start), _WEAK.search(text[start : end + 1])
     if name.endswith(_PASSWORD_NAMES):
         shape, pattern, group = "a password", _NAMED_PASSWORD, 0
-        holds = is_drawn_password if weak else is_password
+        holds = is_told_password if weak else is_password
     elif name.endswith((*_KEY_NAMES, "-key", " key")) and not PUBLIC.search(name):
         shape, pattern, group = "a named key", _HEADER if name.endswith("authorization") else _NAMED_KEY, 1
-        holds = looks_random if name.endswith(_KEY_NAMES) else is_surely_random
+        holds = looks_random if name.endswith(_KEY_NAMES) or _OF_A_HEADER.search(name) else is_surely_random
+        if name.endswith("secret") and not weak:
+            pattern, holds = _NAMED_SECRET, is_told_password
     else:
         return None
     if group == 1 and (quoted := _SYMBOLS.match(text, end, end + LONGEST_TOKEN)) and has_symbols(quoted[2]):
@@ -189,7 +196,8 @@ def _name_before(text: str, end: int) -> str:
     for whole in (name, _TYPE.sub("", name)):
         name = whole.rstrip("0123456789 _")
         stem, _, last = name.rpartition("_")
-        name = stem if last.isalnum() and stem.endswith(_KEY_NAMES) and last not in _ABOUT_A_KEY else name
+        if not name.endswith(SECRET_NAMES) and last.isalnum() and last not in _ABOUT_A_KEY:
+            name = stem if stem.endswith(_KEY_NAMES) else name
         name = name[:-1] if name.endswith(_PLURALS) else name
         if name.endswith(SECRET_NAMES):
             break

@@ -22,6 +22,7 @@ from sotopia_rl_data.secret_values import (
     is_password_in_url,
     is_surely_drawn,
     is_surely_random,
+    is_told_password,
     looks_random,
 )
 
@@ -48,7 +49,10 @@ class Shape(NamedTuple):
 
 TAIL = r"[A-Za-z0-9_-]"
 _TELLING = "live prod test key api tok token pat sk sec secret auth"
-_IS_THE_NAME = r" (?:as|is|was) (?:the|your|my|our|its) (?:\w+ )?(?i:pass(?:word|phrase|code)|pin|token|key|secret)\b"
+_IS_THE_NAME = (  # … is the password; "…" // API_KEY
+    r"[\"'`]?(?: (?:as|is|was) (?:the|your|my|our|its) (?:\w+ )?|[\"'`][.()\w; ]{0,16}(?://|#|--) ?(?:\w+[ _]){0,2})"
+    r"(?i:pass(?:word|phrase|code)|pin|token|key|secret)\b"
+)
 VALUE = r"[A-Za-z0-9+/_.~=:%|!-]"
 # Read by Python's re and by RE2, which Arrow has (no lookaround, no atomic groups).
 SHAPES = {
@@ -85,12 +89,12 @@ SHAPES = {
         r"ntn_|sntry[a-z]_|lin_[a-z]+_|ops_|key-|AKCp|fm[0-9][a-z]?_|FlyV1 |sq[apu]_|bk[a-z]{2}_|pul-|rpa_|esecret_|"
         r"xkeysib-|A3-|pat-[a-z]{2}[0-9]-|access_token\$[a-z]+\$|LTAI|dt0c01\.|EZ[AT]K|GR1348941|eyJrIjoi|p8e-|sha256~|"
         r"s-s4t2[a-z]{2}-|API-|atlasv1\.|sm_[aps]at_|HRKU-|CLOJARS_|CCIPAT_|e2b_|fc-|xsmtpsib-|zpka_|KGAT_|APP_USR-|RGAPI-|"
-        r"SWMTKN-1-|AKID|dG9rO)([A-Za-z0-9_=+/$-]{20,}(?:\.[A-Za-z0-9_-]+)*)",
+        r"SWMTKN-1-|AKID|dG9rO|sgp_|[ps]at\.)([A-Za-z0-9_=+/$-]{20,}(?:\.[A-Za-z0-9_-]+)*)",
         is_mixed,
         "dckr_ shp _v1_ hvs. hvb. hvr. tskey- ATATT3x ATCTT3x sq0 NR PMAK- AGE- dp. EAA FLW glsa_ glc_ pscale_ sbp_ "
         "rubygems_ figd_ ntn_ sntry lin_ ops_ key- AKCp fm1 fm2 FlyV1 sqa_ sqp_ squ_ bk pul- rpa_ esecret_ xkeysib- "
         "pat- A3- access_token$ LTAI dt0c01. EZAK EZTK GR1348941 eyJrIjoi p8e- sha256~ s-s4t2 API- atlasv1. sm_ HRKU- "
-        "CLOJARS_ CCIPAT_ e2b_ fc- xsmtpsib- zpka_ KGAT_ APP_USR- RGAPI- SWMTKN- AKID dG9rO",
+        "CLOJARS_ CCIPAT_ e2b_ fc- xsmtpsib- zpka_ KGAT_ APP_USR- RGAPI- SWMTKN- AKID dG9rO sgp_ pat. sat.",
     ),
     "a key of a hosted model": Shape(r"\b(?:a[ks]-[A-Za-z0-9]{22}|GOOG1[A-Z0-9]{50,})\b", is_mixed, "ak- as- GOOG1"),
     "a key with a telling prefix": Shape(
@@ -99,9 +103,9 @@ SHAPES = {
         " ".join(f"{word}{joint}" for word in _TELLING.split() for joint in "_-"),
     ),
     "a key with a UUID": Shape(
-        r"\b(?:sdk|mob|HRKU|access-[a-z]+)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b",
+        r"\b(?:sdk-|mob-|api-|HRKU-|access-[a-z]+-|amzn\.mws\.)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b",
         is_anything,
-        "sdk- mob- HRKU- access-",
+        "sdk- mob- api- HRKU- access- amzn.mws.",
     ),
     "an application's secret": Shape(
         r"\b[A-Za-z0-9_~.]{3}[0-9]Q~[A-Za-z0-9_~.-]{31,34}|\b[0-9]/[0-9]{10,18}(?:/[0-9]{10,18})?:[0-9a-f]{32}\b"
@@ -120,6 +124,7 @@ SHAPES = {
     "a private key": Shape(
         r"-----? ?BEGIN (?:[A-Za-z0-9]+ )*(?:PRIVATE KEY|Static key)(?: BLOCK| V[0-9])? ?-----?"
         r"(?:(?:\\[rn]|\s)*(?:[A-Z][A-Za-z-]+: [^\n\\]+|[A-Za-z0-9+/=]{4,}))*"
+        r"(?:(?:\\[rn]|\s)*-----END [A-Z ]+-----)?"
         r"|\bPrivate-Lines: [0-9]+(?:\s+[A-Za-z0-9+/=]{20,})+",
         is_anything,
         "PRIVATE Static Private-Lines",
@@ -148,7 +153,11 @@ SHAPES = {
         "Key= key=",
     ),
     "a password in a URL": Shape(
-        r"\b[a-z][a-z0-9+.-]*://([^\s/:@\"'<>]*):([^\s/@\"'<>]+)@[A-Za-z0-9\[]", is_password_in_url, "://", name=True
+        r"\b[a-z][a-z0-9+.-]*://([^\s/:@\"'<>]*):([^\s/@\"'<>]+)@[A-Za-z0-9\[]"
+        r"|\b[\w.-]+:([^\s\"':@/]{4,})@(?:tcp|unix)\(",  # Go's
+        is_password_in_url,
+        ":// @tcp( @unix(",
+        name=True,
     ),
     "a token before a host": Shape(r"://([A-Za-z0-9_.~%-]{16,})@[A-Za-z0-9\[]", looks_random, "://", name=True),
     "a token in a URL": Shape(
@@ -194,15 +203,16 @@ SHAPES = {
         name=True,
     ),
     "a password before its name": Shape(
-        rf"([^\s\"'`]{{8,64}})[\"'`]?{_IS_THE_NAME}",
+        rf"(?<![^\s\"'`])([^\s\"'`]{{8,64}}){_IS_THE_NAME}",
         is_surely_drawn,
         "pass pin token key secret",
         name=True,
-        filter=rf"[^\s]{_IS_THE_NAME}",
+        filter=_IS_THE_NAME,
     ),
     "a quoted password": Shape(
-        rf"(?i:pass(?:word|wd|phrase))[ \t]{{1,3}}(\"{VALUE}{{8,}}\"|'{VALUE}{{8,}}')",
-        is_drawn_password,
+        r"(?i:pass(?:word|wd|phrase)?)[ \t]{1,3}(\"[^\s\"]{8,}\"|'[^\s']{8,}')"
+        r"|(?m:^\s*pass(?:word|wd|phrase)?[ \t]+(\S{8,})$)",
+        is_told_password,
         "pass",
         name=True,
     ),
@@ -215,6 +225,13 @@ SHAPES = {
     ),
     "a password in SQL": Shape(
         r"(?i:\b(?:identified by|password) +)('[^\s']{6,}')", is_password, "identified password", name=True
+    ),
+    "a password in a table": Shape(  # INSERT INTO users (name, password) VALUES …; a head of columns, and a row
+        r"(?i:\bpass(?:word|wd)?s?\b[\"`']?(?:\)\s*values\s*\([^;\n]*?|(?:[,;\t][^\n]*)?\n(?:[^\n]*?[,;\t])?)"
+        r"[\"']?([^\s\"',;|]*[0-9][^\s\"',;|]*))",
+        is_told_password,
+        "pass",
+        name=True,
     ),
     "a login": Shape(
         r"(?i:\blogin\s+[^\s]+\s+password\s+)(\"[^\s\"]{6,}\"|'[^\s']{6,}'|[^\s\"',;}&<>]{6,})",
@@ -230,11 +247,12 @@ SHAPES = {
     ),
     "a password among a command's words": Shape(  # the last word with a digit
         r"\b(?:htpasswd|chpasswd|rabbitmqctl|net user|net use|nmcli|wpa_passphrase|mc alias|mc config|http-basic|"
-        r"user-secrets|rclone obscure|"
+        r"user-secrets|rclone obscure|username [\w.-]+ (?:privilege [0-9]+ )?(?:secret|password)|"
         r"snmp-server community|enable secret|enable password|"
         r"tacacs-server|radius-server|requirepass|masterauth|bindpw)\b[^\n|;]*[ :=\"']([^\s\"':=]*[0-9][^\s\"'|;]*)",
         is_drawn_password,
-        "passwd rabbit net nmcli wpa_ mc http-basic user-secrets obscure -server enable requirepass masterauth bindpw",
+        "username passwd rabbit net nmcli wpa_ mc http-basic user-secrets obscure -server enable requirepass "
+        "masterauth bindpw",
         name=True,
     ),
     "an option's password": Shape(
@@ -248,18 +266,18 @@ SHAPES = {
         name=True,
     ),
     "a key that a client is made with": Shape(
-        r"(?i:client|login|auth|key|token|credentials?|sdk|search|connect|api|init)\("
-        r"(?:[\"'][^\"'\s]*[\"'], ?)?(?:\w+=)?"
+        r"(?:(?i:client|login|auth|key|token|credentials?|sdk|search|connect|api|init)\("
+        r"(?:[\"'][^\"'\s]*[\"'], ?)?(?:\w+=)?|\.(?:sign|verify|encode|decode)\(\w+, ?)"
         rf"[\"']({TAIL}{{24,}})[\"']",
         looks_random,
-        "(\" (' =\" ='",
+        "(\" (' =\" =' .sign( .verify( .encode( .decode(",
         name=True,
     ),
     "a login in a program": Shape(
-        r"(?i:(?:login|auth|credentials?)(?:=|: ?)?|(?:connect|pdo|client|login|account)\w*)[\[(] ?"
+        r"(?i:(?:login|auth|credentials?)(?:=|: ?)?|(?:connect|pdo|mysqli|client|login|account)\w*)[\[(] ?"
         r"(?:[\w$.]{1,30}, ?)?(?:\"[^\s\"]{1,60}\", ?|'[^\s']{1,60}', ?){1,2}(\"[^\s\"]{6,}\"|'[^\s']{6,}')",
-        is_drawn_password,
-        "login auth credential connect pdo client account",
+        is_told_password,
+        "login auth credential connect pdo mysqli client account",
         name=True,
     ),
     "a line of .pgpass": Shape(
@@ -269,7 +287,7 @@ SHAPES = {
         name=True,
     ),
     "a token": Shape(
-        rf"\b(?:[a-z]{{2,9}}|[A-Z]{{2,9}}|[A-Z][a-z]{{2,9}})[0-9]{{0,2}}(?:[_.-][A-Za-z0-9]{{1,9}}){{0,3}}[_.-]({TAIL}{{30,}})",
+        rf"\b(?:[a-z]{{1,9}}|[A-Z]{{2,9}}|[A-Z][a-z]{{2,9}})[0-9]{{0,2}}(?:[_.-][A-Za-z0-9]{{1,9}}){{0,3}}[_.-]({TAIL}{{30,}}(?:\.{TAIL}{{16,}})*)",
         is_surely_random,
         "_ . -",
         filter=r"[A-Za-z0-9][_.-][A-Za-z_-]*[0-9]",

@@ -18,6 +18,15 @@ _PLACEHOLDER = re.compile(r"^(?:[<>{}()\[$%]|arn:|urn:)|[<{\[(]|\.\.\.|…|\*{2}
 _MADE_UP = re.compile(  # Sunny!Lake42, Welcome123!
     r"(?=.*[A-Z])(?=.*[a-z])(?=.*[0-9])\w+[!@#$%^&*?+~]+\w[\w!@#$%^&*?+~]*|(?!Sha[0-9])[A-Z][a-z]{2,12}[0-9]{3,6}[!@#$%&*?.]?"
 )
+_TOLD = re.compile(  # rel3ase#keys; tulip4garden; bluewhale42, Falcon-2291
+    r"(?=.*[A-Za-z])(?=.*[0-9])[\w.-]+[!@#$%^&*?+~][\w.!@#$%^&*?+~-]*|[\w-]*[A-Za-z][0-9]{1,2}[A-Za-z]{2}[\w!-]*"
+    r"|[A-Za-z]{4,12}[-_.]?[0-9]{2,6}!?"
+)
+_ALGORITHM = re.compile(
+    r"(?i:pass|your|crypt|(?<![a-z])(?:sha-?[0-9]|md[0-9]|utf-?[0-9]|base[0-9]|oauth|argon|pbkdf|hmac|aes|http|ipv|[xv][0-9]))"
+)
+_NUMBERED = re.compile(rf"^(?!.*(?:{_ALGORITHM.pattern}))(?=.*[A-Za-z]{{3}}).*[0-9]")  # kettle-9-drum
+_NO_WORD = re.compile(r"^(?:[A-Z0-9]*[B-DF-HJ-NP-TV-Z]{5}[A-Z0-9]*|[a-z0-9]*[b-df-hj-np-tv-z]{5}[a-z0-9]*)$")
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 
 
@@ -60,7 +69,7 @@ def looks_random(text: str) -> bool:
     if (
         _PLACEHOLDER.search(text)
         or is_made_of_words(text, _PART_OF_A_NAME)
-        or (_NUMBERED_WORDS.fullmatch(text) and changes < 0.36)
+        or (_NUMBERED_WORDS.fullmatch(text) and changes < 0.36 and not _NO_WORD.search(text))
         or len(set(text)) < 6
         or kinds == 1
         or not is_not_filled(text)
@@ -87,9 +96,13 @@ def is_password(text: str) -> bool:
     """Whether what follows the name of a password is one: not a plain word, or quoted."""
     quoted = text[:1] in "\"'"
     if " " in text:  # of words in quotes, those of a sentence are none
-        return text.count(" ") < 3 and is_surely_random(text) and not _PLACEHOLDER.search(text)
+        for_one_app = re.fullmatch("[\"'][a-z]{4}(?: [a-z]{4}){3}[\"']", text)  # as Google and Apple give them
+        drawn = text.count(" ") < 3 and is_surely_random(text) and not _PLACEHOLDER.search(text)
+        return bool(for_one_app) or drawn
     text = text.strip("\"'").rstrip(".,;:!?)]")
-    if _PLACEHOLDER.search(text) or len(text) < 6 or is_made_of_words(text) or "://" in text or text[:1] in "/~":
+    if is_made_of_words(text) and not (_NUMBERED.search(text) and (quoted or not re.search("[._]", text))):
+        return False
+    if _PLACEHOLDER.search(text) or len(text) < 6 or "://" in text or text[:1] in "/~":
         return False
     plain = re.fullmatch(r"_?[A-Za-z][a-z]*(?:[A-Z][a-z]+)*|[A-Z_]+|[0-9.,:]{1,9}|(.)\1*", text)
     return not plain or (quoted and len(text) >= 12)
@@ -102,6 +115,13 @@ def is_drawn_password(text: str) -> bool:
     if len(text) < 8 or _PLACEHOLDER.search(text):
         return False
     return is_surely_random(text) or (len(text) >= 16 and looks_random(text)) or bool(_MADE_UP.fullmatch(text))
+
+
+def is_told_password(text: str) -> bool:
+    """Whether what a sentence or code says that a password is was drawn or made up, be it of a word and a number."""
+    text = text.strip("\"'")
+    made_up = len(text) >= 8 and _TOLD.fullmatch(text) and not _PLACEHOLDER.search(text) and not _ALGORITHM.search(text)
+    return bool(made_up) or is_drawn_password(text)
 
 
 def is_surely_drawn(text: str) -> bool:

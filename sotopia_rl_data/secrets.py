@@ -58,6 +58,7 @@ _LOOSE = (  # errors repeat keys shortened or starred out
 _BY_CHANCE = (is_not_filled, has_no_words, is_mixed, is_surely_random)
 _BLOB = re.compile(r"[A-Za-z0-9+/_=-]*")
 _DIGEST = re.compile(r"(?i)(?:sha-?[0-9]{1,3}|md5|h1|integrity|checksum)[=:-]")
+_ID = re.compile(r"\bid[\"']?\s?[:=]\s?[\"']?$")
 
 
 def _encoded(text: str, start: int, end: int) -> bool:
@@ -87,7 +88,11 @@ def _candidates(text: str) -> Iterator[Found]:
         for match in re.finditer(shape.pattern, text):
             group = match.lastindex or 0
             start, end = match.span()
-            if group == 2 and (match[1] == match[2] or PUBLIC.search(text, max(match.end(1) - 20, 0), match.end(1))):
+            if shape.name and any(PUBLIC.search(text, max(end - 20, 0), end) for end in (match.end(1), end)):
+                continue
+            if group == 2 and match[1] == match[2]:
+                continue
+            if shape.holds is is_surely_random and _ID.search(text, max(start - 10, 0), start):
                 continue
             if shape.holds(match.group(group)) and not (shape.holds in _BY_CHANCE and _encoded(text, start, end)):
                 yield Found(name, *match.span(group if shape.name else 0))
