@@ -155,7 +155,8 @@ def check_select(connection: duckdb.DuckDBPyConnection, text: str, example: str)
 
 def no_condition(text: str, error: Exception, columns: Sequence[str]) -> QueryError:
     """What is wrong with `text`, which should be a condition on rows of these columns."""
-    return QueryError(f"{text!r} is not a condition: {first_line(error)}.", f"the columns are {', '.join(columns)}")
+    reason = first_line(error).rstrip("!")
+    return QueryError(f"{text!r} is not a condition: {reason}.", f"the columns are {', '.join(columns)}")
 
 
 def _nodes(parsed: Any) -> Iterator[dict[str, Any]]:

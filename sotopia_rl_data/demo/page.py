@@ -3,8 +3,9 @@
 Each step is an event of its own, so that what is known is seen at once: what the person says, then the policy's answer,
 then the rewards. A person may go on while rewards are on their way. All events of a page come by one stream, which is
 kept open (`_stay`): Gradio 6.31 closes it when no event is under way, and a page that asks for something at that moment
-waits on the closed one for an answer that has come. Gradio's heartbeat, a second one, is off: a browser has six
-connections to a server, and three pages of two streams each stand still.
+waits on the closed one for an answer that has come. A browser has six connections to a server, which all its pages
+share, and six open streams would leave none to ask by. So Gradio's heartbeat, a second stream, is off, and a page that
+nobody sees lets `_stay` end: its stream is closed once what is under way has come, and is opened when it is seen again.
 
 Neither the server nor the page contacts anybody: Gradio's telemetry is off, fonts are the visitor's own, and the page's
 policy lets a browser load from here alone.
@@ -68,6 +69,8 @@ _MENUS = """document.addEventListener('focusin', event => {
     if (list) { list.setAttribute('aria-label', event.target.getAttribute('aria-label')); list.tabIndex = -1; }
   });
 });"""
+_SEEN = """document.addEventListener('visibilitychange', () => trigger(document.hidden ? 'pause' : 'play'));
+if (!document.hidden) trigger('play');"""
 _FONT = ("ui-sans-serif", "system-ui", "sans-serif")
 
 Shown = tuple[Any, ...]
@@ -124,7 +127,7 @@ def page(host: DemoHost) -> gr.Blocks:
     steps, choices = _Steps(host), host.choices
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
         state = gr.State(None, time_to_live=_KEPT_S)
-        gr.HTML(_introduction(host), js_on_load=_MENUS)
+        top = gr.HTML(_introduction(host), js_on_load=_MENUS + _SEEN)
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=300):
                 scene = _menu("Scenario", [(_title(one), i) for i, one in enumerate(choices.scenes)])
@@ -160,7 +163,8 @@ def page(host: DemoHost) -> gr.Blocks:
                         keep = gr.Button("Save", elem_id="save")
                     end = gr.HTML("", js_on_load=None)
         shown: list[Any] = [talk, status, turn]
-        blocks.load(_stay, api_name=False, show_progress="hidden", concurrency_limit=None)
+        stays = top.play(_stay, api_name=False, show_progress="hidden", concurrency_limit=None)
+        top.pause(None, cancels=stays, api_name=False)
         scene.change(steps.people, scene, place, api_name=False, show_progress="hidden")
         begin.click(
             steps.begin, [scene, place, policy, source], [state, told, drafts, end, *shown], api_name="begin", **_EVENT
@@ -184,7 +188,7 @@ _EVENT: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": _AT_ON
 
 
 async def _stay() -> AsyncIterator[None]:
-    """An event that is under way for as long as its page is open."""
+    """An event that is under way for as long as its page is seen."""
     while True:
         yield
         await asyncio.sleep(_AWAKE_S)

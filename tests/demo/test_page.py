@@ -14,13 +14,20 @@ import httpx2
 import pyarrow.parquet as pq
 import pytest
 from fixtures.browser import HOSTILE, needs_browser, page
-from fixtures.demo_page import begin, open_page, press, say, served, shown, tab_to, thankful, unfold
+from fixtures.demo_page import begin, open_page, press, say, send, served, shown, tab_to, thankful, unfold
 
 from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.store import Store
 
 pytest.importorskip("gradio", reason="needs the demo extra: pip install -e '.[demo]'")
 pytestmark = pytest.mark.slow
+
+SLOW = """
+import asyncio, json
+async def slow(prompt):
+    await asyncio.sleep(1)
+    return json.dumps({"action_type": "speak", "argument": f"turn {prompt.turn}"})
+"""
 
 
 def rows(store: Store, config: str) -> list[dict[str, Any]]:
@@ -35,8 +42,8 @@ def test_eight_turns_by_keyboard_alone_on_a_phone_and_the_saved_rows_are_what_th
     with served(tmp_path, *thankful(tmp_path)) as url, page(390, 844) as tab:
         open_page(tab, url)
         tab_to(tab, "it.textContent.trim() === 'Begin'")
-        menus = tab.js("[...document.querySelectorAll('.options')].map(one => one.getBoundingClientRect().height)")
-        assert menus == [0, 0, 0], "a menu stays open after Tab has gone on"
+        menus = "[...document.querySelectorAll('.options')].map(one => one.getBoundingClientRect().height)"
+        tab.wait(f"{menus}.join() === '0,0,0'", 10)  # a menu that stays open after Tab has gone on hides the next
         press(tab, "Enter", 13, "\r")
         tab.wait("/your turn/.test(document.querySelector('.status').textContent)")
         for words in ("hello", "well, thank you", "so?", "thank you"):
@@ -186,10 +193,7 @@ def test_a_judge_that_is_slow_down_or_over_the_budget_is_told_of_and_takes_no_wo
             with page(1280, 900) as tab:
                 open_page(tab, url)
                 begin(tab)
-                tab_to(tab, "it.tagName === 'TEXTAREA'")
-                tab.send("Input.insertText", text="hello")
-                tab.wait("document.querySelector('#words textarea').value === 'hello'")
-                press(tab, "Enter", 13, "\r")
+                send(tab, "hello")
                 tab.wait("document.querySelector('.status.bad')")
                 said = tab.js("document.querySelector('.status').textContent")
                 assert re.search("Press “Ask again” to try once more", said), said
@@ -204,6 +208,30 @@ def test_no_file_is_taken_and_a_browser_may_load_from_the_demo_alone(tmp_path: P
         assert answer.headers["content-security-policy"].startswith("default-src 'self';")
         file = {"files": ("x", b"x" * 5_000)}
         assert httpx2.post(f"{url}/gradio_api/upload", files=file, trust_env=False, timeout=60).status_code == 413
+
+
+@needs_browser
+def test_eight_tabs_of_one_browser_talk_in_turn_and_a_hidden_one_gets_its_answer(tmp_path: Path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    with served(tmp_path, "--policy", f"{tmp_path}/slow.py:slow") as url, page(1280, 900) as first:
+        tabs = [first, *(first.another(1280, 900) for _ in range(7))]
+        for tab in tabs:
+            open_page(tab, url)  # all but the last one hidden
+        for words in ("hello", "well?"):
+            for tab in tabs:
+                tab.show()
+                if words == "hello":
+                    begin(tab)
+                say(tab, words)
+        tabs[0].show()
+        send(tabs[0], "and now?")
+        tabs[0].wait("document.querySelectorAll('.turn').length === 5")
+        tabs[1].show()
+        say(tabs[1], "bye")
+        tabs[0].wait("document.querySelectorAll('.turn').length === 6 && !document.querySelector('.waiting')")
+        tabs[0].show()
+        say(tabs[0], "bye")
+        assert [one["words"] for one in shown(tabs[0])][::2] == ["hello", "well?", "and now?", "bye"]
 
 
 @needs_browser
