@@ -20,7 +20,7 @@ from pathlib import Path
 from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.prompts.template import Template, own_template
-from sotopia_rl_data.rollouts.episode_run import Rules
+from sotopia_rl_data.rollouts.episode_run import MOST_REPEATS, Rules
 from sotopia_rl_data.rollouts.plan import RolloutPlan
 from sotopia_rl_data.rollouts.rollout import plan_of, rollout
 from sotopia_rl_data.rollouts.scenarios import bundled
@@ -42,7 +42,9 @@ def plan_for(url: str, episodes: int, turns: int) -> RolloutPlan:
     scenes = bundled()
     policies = {"a": f"openai:sim-a@{url}", "b": f"openai:sim-b@{url}"}
     rules = Rules(turns=turns, template=talkative())
-    return plan_of(scenes, rules, **policies, repeat=-(-episodes // len(scenes)))
+    repeat = -(-episodes // len(scenes))
+    swap = repeat > MOST_REPEATS  # then each scene is played with the two models in either place
+    return plan_of(scenes, rules, **policies, swap=swap, repeat=-(-repeat // 2) if swap else repeat)
 
 
 def steady(marks: list[tuple[float, int, int]], concurrency: int, episodes: int) -> float | None:

@@ -11,7 +11,8 @@ sort here counts bytes: sorted runs are merged block by block, all blocks togeth
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from sotopia_rl_data.hashing import canonical_json
 from sotopia_rl_data.tables import KEYS
 
 BLOCK_BYTES = 1 << 19
-MERGE_BYTES = 48 << 20
+MERGE_BYTES = 16 << 20
+MOST_RUNS = MERGE_BYTES // BLOCK_BYTES  # merged at a time: each is an open file and a block in memory
 _IDENTIFIED = ("episodes", "attributions", "rewards", "trajectories", "truth")
 # Rows without an identity are sorted by their text first: rows that share a prefix become neighbours.
 _TEXT_FIRST = ("prompt", "completion")
@@ -143,12 +145,17 @@ def _mask(values: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(pc.fill_null(values, False).to_numpy())
 
 
-def write_run(path: Path, rows: pa.Table) -> None:
-    """Write sorted `rows` to disk, in blocks that `merge` can read one at a time."""
-    per_block = max(1, rows.num_rows * BLOCK_BYTES // max(rows.nbytes, 1))
+@contextmanager
+def writing_run(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """A new file of sorted rows; gives what adds rows to it, in blocks that `merge` can read one at a time."""
     options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema, options=options) as writer:
-        writer.write_table(rows, max_chunksize=per_block)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as writer:
+
+        def write(rows: pa.Table) -> None:
+            per_block = max(1, rows.num_rows * BLOCK_BYTES // max(rows.nbytes, 1))
+            writer.write_table(rows, max_chunksize=per_block)
+
+        yield write
 
 
 def read_run(path: Path, runs: int) -> Iterator[pa.Table]:

@@ -1,15 +1,17 @@
 """One split of one config on its way to disk: rows in, sorted Parquet shards and their digest out.
 
 Rows that arrive in order go straight into the final file. From the first piece that is out of order on, rows become
-sorted runs beside it, which `finish` merges. Parquet is zstd with a page index and content-defined pages (so that the
-Hub stores an appended dataset as a difference), in row groups bounded by rows and by bytes.
+sorted runs beside it, which `finish` merges, some at a time where there are many. Parquet is zstd with a page index and
+content-defined pages (so that the Hub stores an appended dataset as a difference), in row groups bounded by rows and by
+bytes.
 """
 
 from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from sotopia_rl_data.schema import DataFile, Split
 from sotopia_rl_data.store.columns import conform, plain_schema
 from sotopia_rl_data.store.digest import RowDigest
 from sotopia_rl_data.store.disk import HashedFile, sync_file
-from sotopia_rl_data.store.ordering import InOrder, Order, merge, read_run, write_run
+from sotopia_rl_data.store.ordering import MOST_RUNS, InOrder, Order, merge, read_run, writing_run
 from sotopia_rl_data.store.values import check_values
 
 GROUP_BYTES = 32 << 20
@@ -46,17 +48,26 @@ class Part:
         self._where, self._root, self._limits = (config, split), root, limits
         self._schema = schema
         self._order = Order.of(config, schema)
-        self._buffer = _Buffer(limits)
+        self._buffer = _Buffer(limits, self._take)
         self._shards = _Shards(root, config, split, schema, self._order, limits)
         self._runs: list[Path] = []
+        self._numbers = itertools.count()
 
     def write(self, table: pa.Table) -> None:
         """Add rows. Raises InputError where they do not fit the columns, repeat a key, or hold a NaN."""
         for rows in _pieces(table, self._limits):
             given = conform(rows, self._schema, "/".join(self._where))
             check_values(self._where[0], given)
-            for piece in self._buffer.add(given):
-                self._take(piece)
+            self._buffer.add(given)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes (of Arrow) are in memory, and not written yet."""
+        return self._buffer.bytes
+
+    def spill(self) -> None:
+        """Write what is in memory."""
+        self._buffer.flush()
 
     def _take(self, piece: pa.Table) -> None:
         if not self._runs and self._shards.offer(piece):
@@ -64,9 +75,16 @@ class Part:
         piece = self._order.sort(piece)
         if not self._runs and self._shards.offer(piece):
             return
-        run = self._root / ".runs" / f"{'-'.join(self._where)}-{len(self._runs)}.arrow"
+        with self._new_run() as write:
+            write(piece)
+
+    @contextmanager
+    def _new_run(self) -> Iterator[Callable[[pa.Table], object]]:
+        """One more run; gives what writes rows to it."""
+        run = self._root / ".runs" / f"{'-'.join(self._where)}-{next(self._numbers)}.arrow"
         run.parent.mkdir(exist_ok=True)
-        write_run(run, piece)
+        with writing_run(run, self._schema) as write:
+            yield write
         self._runs.append(run)
 
     def abandon(self) -> None:
@@ -75,25 +93,31 @@ class Part:
 
     def finish(self) -> Split:
         """Write everything in order, durably; returns the split as the manifest lists it."""
-        for piece in self._buffer.rest():
-            self._take(piece)
+        self._buffer.flush()
         if not self._runs:
             return self._shards.finish()
         early = self._shards.paths
         self._shards.close()
+        while len(self._runs) > MOST_RUNS:
+            some, self._runs = self._runs[:MOST_RUNS], self._runs[MOST_RUNS:]
+            with self._new_run() as write:
+                self._merge([read_run(run, MOST_RUNS) for run in some], write)
+            for path in some:
+                path.unlink()
         runs = [read_run(run, len(self._runs)) for run in self._runs]
         if early:
             runs.append(itertools.chain.from_iterable(read_parquet(path) for path in early))
         merged = self._shards = _Shards(self._root, *self._where, self._schema, self._order, self._limits)
-        buffer = _Buffer(self._limits)
-        for rows in merge(self._order, runs):
-            for piece in buffer.add(rows):
-                merged.offer(piece)  # True, because merged rows are in order; an identity that repeats raises
-        for piece in buffer.rest():
-            merged.offer(piece)
+        self._merge(runs, merged.offer)  # merged rows are in order; an identity that repeats raises
         for path in (*self._runs, *early):
             path.unlink()
         return merged.finish()
+
+    def _merge(self, runs: list[Iterator[pa.Table]], take: Callable[[pa.Table], object]) -> None:
+        buffer = _Buffer(self._limits, take)
+        for rows in merge(self._order, runs):
+            buffer.add(rows)
+        buffer.flush()
 
 
 def _pieces(rows: pa.Table, limits: Limits) -> Iterator[pa.Table]:
@@ -103,27 +127,29 @@ def _pieces(rows: pa.Table, limits: Limits) -> Iterator[pa.Table]:
 
 
 class _Buffer:
-    """Gathers small tables into pieces of about one row group."""
+    """Gathers small tables into pieces of about one row group; `take` gets each piece, which nothing else holds."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, take: Callable[[pa.Table], object]) -> None:
+        self._limits, self._take = limits, take
         self._tables: list[pa.Table] = []
-        self._bytes = self._rows = 0
+        self.bytes = self._rows = 0
 
-    def add(self, rows: pa.Table) -> Iterator[pa.Table]:
-        full = (
-            self._bytes + rows.nbytes > self._limits.group_bytes or self._rows + rows.num_rows > self._limits.group_rows
-        )
-        if self._tables and full:
-            yield from self.rest()
+    def add(self, rows: pa.Table) -> None:
+        most = self._limits
+        if self.bytes + rows.nbytes > most.group_bytes or self._rows + rows.num_rows > most.group_rows:
+            self.flush()
         self._tables.append(rows)
-        self._bytes += rows.nbytes
+        self.bytes += rows.nbytes
         self._rows += rows.num_rows
 
-    def rest(self) -> Iterator[pa.Table]:
-        tables, self._tables, self._bytes, self._rows = self._tables, [], 0, 0
-        if tables:
-            yield pa.concat_tables(tables).combine_chunks()
+    def flush(self) -> None:
+        if self._tables:
+            self._take(self._gathered())
+            pa.default_memory_pool().release_unused()
+
+    def _gathered(self) -> pa.Table:
+        tables, self._tables, self.bytes, self._rows = self._tables, [], 0, 0
+        return pa.concat_tables(tables)
 
 
 class _Shards:

@@ -96,6 +96,7 @@ class Stage:
             table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
             with storing(self._root):  # inside the loop, because an OSError from reading `rows` is not the store's
                 self._part(config, split, table.schema).write(table)
+                self._spill()
 
     def sorted_file(self, config: str, split: str) -> Path:
         """Where to write a Parquet file (zstd, sorted by `tables.KEYS`) that becomes `config`/`split` unchanged.
@@ -167,6 +168,11 @@ class Stage:
                 f"The rows of {config}/{split} were already given as a whole, by a file or a link.",
                 "use only one of `write`, `sorted_file` and `link` for a split",
             )
+
+    def _spill(self) -> None:
+        """Write the part that has most rows in memory, where all of them together have a row group."""
+        if sum(part.waiting_bytes for part in self._parts.values()) > self._limits.group_bytes:
+            max(self._parts.values(), key=lambda part: part.waiting_bytes).spill()
 
     def _part(self, config: str, split: str, schema: pa.Schema) -> Part:
         if (config, split) not in self._parts:

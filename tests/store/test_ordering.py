@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fixtures.stores import python
+from fixtures.stores import episodes, python, reward_row, rewards
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sotopia_rl_data.schema import SPLITS
 from sotopia_rl_data.store.ordering import Order, merge
 from sotopia_rl_data.store.parts import Limits, Part
+from sotopia_rl_data.store.stage import Stage
 from sotopia_rl_data.tables import ATTRIBUTIONS, FAILURES
 
 TEXT = st.none() | st.text(alphabet="aB é\uffff😀", max_size=2)
@@ -102,3 +105,39 @@ print(split.rows, peak_mb())
     rows, peak = map(int, out.split())
     assert rows == 6000, err
     assert peak < 500
+
+
+def test_more_runs_are_merged_than_files_may_be_open(tmp_path: Path) -> None:
+    code = """
+import os, resource, sys
+from pathlib import Path
+import pyarrow.parquet as pq
+from fixtures.stores import rewards, reward_row
+from sotopia_rl_data.store.parts import Limits, Part
+from sotopia_rl_data.store.stage import Stage
+
+rows = rewards(*(reward_row(i) for i in range(300)))
+part = Part(Path(sys.argv[1]), "rewards", "train", rows.schema, Limits(group_rows=1))
+for i in reversed(range(300)):
+    part.write(rows.slice(i, 1))
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 100, 4096))
+(file,) = part.finish().files
+kept = pq.read_table(Path(sys.argv[1], file.path))["episode_id"].to_pylist()
+print(kept == [f"e{i:04}" for i in range(300)])
+"""
+    out, err = python(code, tmp_path).communicate()
+    assert out == "True\n", err
+
+
+def test_what_waits_in_all_splits_together_is_bounded(tmp_path: Path) -> None:
+    """Six times some 0.5 MB, each out of order; 0.6 MB of it may be in memory, and Arrow rounds small tables up."""
+    most, tables = 600_000, {"episodes": episodes(*range(2_000)), "rewards": rewards(*map(reward_row, range(4_000)))}
+    with Stage(tmp_path, "org/toy", Limits(group_bytes=most)) as stage:
+        before = pa.total_allocated_bytes()
+        for config, split in itertools.product(tables, SPLITS):
+            for start in reversed(range(0, tables[config].num_rows, 100)):
+                rows = tables[config].slice(start, 100).to_pylist()
+                stage.write(config, split, pa.Table.from_pylist(rows, tables[config].schema))
+        assert pa.total_allocated_bytes() - before < 2 * most
+        configs = stage.commit({}).version.manifest.configs
+    assert {split.rows for splits in configs.values() for split in splits.values()} == {2_000, 4_000}
