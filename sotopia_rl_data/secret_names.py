@@ -44,7 +44,7 @@ _ABOUT_A_KEY = {
 }
 _ANY_NAME = "|".join(map(re.escape, SECRET_NAMES))
 SUSPICIOUS_NAMES = (
-    rf"(?i:(?:{_ANY_NAME}|-key| key|[a-z]key|pass|\bpw|creds|log-?in|[a-z]pat)s?"
+    rf"(?i:(?:{_ANY_NAME}|-key| key|[a-z]key|pass|\bpw|(?-i:[a-z0-9]Pw)|creds|log-?in|[a-z]pat)s?"
     r"(?:[^a-z0-9]*(?:[:=>,{(|→：＝\"'`]|&quot|&#3|</|%[0-9]|is\b|was\b|value|default)"
     r"|[^\n]*[0-9]))|(?i:\bdefault(?:_?value)?[\"']?\s*[=:]|\breturn\s[\"'`])"
 )

@@ -44,7 +44,7 @@ class Shape(NamedTuple):
     holds: Callable[[str], bool]
     parts: str
     name: bool = False
-    filter: str = ""  # what every match holds, if that says more than `relaxed` does
+    filter: str = ""  # what every match holds, if that is looked for in less time, or says more than `relaxed` does
 
 
 TAIL = r"[A-Za-z0-9_-]"
@@ -179,8 +179,11 @@ SHAPES = {
         r"|-{0,2}(?:[A-Z][A-Z0-9]*_)+(?:API)?(?:KEY|TOKEN|SECRET|PAT)|-{0,2}[A-Z]?[a-z]+(?:[A-Z][a-z]+)*(?:Key|Token|Secret))"
         rf"[\"'`]?[ \t]{{1,3}}(?:-{{1,2}}[a-z]+[ =])?[\"'`]?({VALUE}{{16,}})",
         looks_random,
-        "key token secret pat Key Token Secret KEY TOKEN SECRET PAT",
+        "-key _key -token _token -secret _secret -pat _pat -api _api -auth _auth -access _access Key Token Secret "
+        "_KEY _TOKEN _SECRET _PAT _API",
         name=True,
+        filter=r"(?:[_-](?:api|auth|access)?(?:key|token|secret|pat)|_(?:API)?(?:KEY|TOKEN|SECRET|PAT)|[a-z](?:Key|Token|Secret))"
+        rf"[\"'`]?[ \t]{{1,3}}(?:-{{1,2}}[a-z]+[ =])?[\"'`]?{VALUE}{{4}}",
     ),
     "a password on a command line": Shape(
         r"(?:-(?i:[a-z_-]{0,24}pass(?:word|wd|phrase|in|out)?)|[A-Z0-9]_(?:PASS(?:WORD|WD)?|PWD))"
@@ -207,7 +210,7 @@ SHAPES = {
         is_surely_drawn,
         "pass pin token key secret",
         name=True,
-        filter=_IS_THE_NAME,
+        filter=re.sub(r"\{0,\d+\}", "*", _IS_THE_NAME),
     ),
     "a quoted password": Shape(
         r"(?i:pass(?:word|wd|phrase)?)[ \t]{1,3}(\"[^\s\"]{8,}\"|'[^\s']{8,}')"

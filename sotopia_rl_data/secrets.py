@@ -39,8 +39,8 @@ SUSPICIOUS = (
     SUSPICIOUS_NAMES,
     "|".join(f"(?:{shape.filter or relaxed(shape.pattern)})" for shape in SHAPES.values()),
 )
-"""Patterns (for Python's re and for RE2, which Arrow has) of which one matches every text in which `found` finds
-something. RE2 takes five times as long over both in one."""
+"""Patterns (for Python's re and for RE2, which Arrow has): the first matches every text in which `found` finds a named
+secret, the second every text with one of `SHAPES`. RE2 takes five times as long over both in one."""
 
 _LOOSE = (  # errors repeat keys shortened or starred out
     re.compile(r"(?<=://)([^/\s@]+)@"),  # user:password in a URL
@@ -69,21 +69,24 @@ def _encoded(text: str, start: int, end: int) -> bool:
     return last - first > LONGEST_TOKEN or bool(_DIGEST.search(text, max(first - 12, 0), first + 12))
 
 
-def found(text: str) -> Iterator[Found]:
-    """What in `text` has the shape of a key, a token or a password, each under the first shape that it has."""
+def found(text: str, names: bool = True, shapes: bool = True) -> Iterator[Found]:
+    """What in `text` has the shape of a key, a token or a password, each under the first shape that it has. Who knows
+    that one of the patterns of `SUSPICIOUS` does not match says it: without `names`, or without `shapes`."""
     taken: list[tuple[int, int]] = []
-    for one in _candidates(text):
+    for one in _candidates(text, names, shapes):
         at = bisect(taken, (one.start, one.end))
         if not any(start < one.end and one.start < end for start, end in taken[max(at - 1, 0) : at + 1]):
             taken.insert(at, (one.start, one.end))
             yield one
 
 
-def _candidates(text: str) -> Iterator[Found]:
+def _candidates(text: str, names: bool = True, shapes: bool = True) -> Iterator[Found]:
     small = small_letters(text)
-    for name, shape in SHAPES.items():
+    for name, shape in SHAPES.items() if shapes else ():
         where = small if "(?i" in shape.pattern else text
         if not any(part in where for part in shape.parts.split(" ")):
+            continue
+        if shape.filter and not re.search(shape.filter, text):
             continue
         for match in re.finditer(shape.pattern, text):
             group = match.lastindex or 0
@@ -96,7 +99,8 @@ def _candidates(text: str) -> Iterator[Found]:
                 continue
             if shape.holds(match.group(group)) and not (shape.holds in _BY_CHANCE and _encoded(text, start, end)):
                 yield Found(name, *match.span(group if shape.name else 0))
-    yield from named(text)
+    if names:
+        yield from named(text)
 
 
 def env_secrets() -> tuple[str, ...]:

@@ -130,8 +130,8 @@ def test_hundreds_of_shapes_from_vendors_manuals_are_found_by_both_engines_and_h
         if not list(found(line)):
             missed.append(name)
             continue
-        if not any(pc.match_substring_regex(pa.array([line]), one)[0].as_py() for one in SUSPICIOUS):
-            unseen.append(name)
+        names, shapes = (pc.match_substring_regex(pa.array([line]), one)[0].as_py() for one in SUSPICIOUS)
+        unseen += [] if list(found(line, names, shapes)) == list(found(line)) else [name]
         hidden = redact(line, loosely=False)
         pieces = [one[i : i + 12] for one in secrets for i in range(max(len(one) - 11, 1))]
         shown += [name] if any(piece in hidden for piece in pieces) else []

@@ -109,12 +109,13 @@ def in_rows(rows: pa.Table, where: str, keys: Sequence[str], before: int = 0) ->
 
     for name, column in zip(rows.column_names, rows.columns, strict=True):
         for path, texts, parents in _texts(column.combine_chunks(), name, ()):
-            hits = pc.indices_nonzero(reduce(pc.or_, (pc.match_substring_regex(texts, one) for one in _patterns())))
-            for hit in hits.to_pylist():
+            matches = [pc.match_substring_regex(texts, one) for one in _patterns()]
+            for hit in pc.indices_nonzero(reduce(pc.or_, matches)).to_pylist():
                 row = hit
                 for parent in reversed(parents):
                     row = parent[row].as_py()
-                for shape in _shapes_in(texts[hit].as_py()):
+                names, shapes = (match[hit].as_py() for match in matches[: len(SUSPICIOUS)])
+                for shape in _shapes_in(texts[hit].as_py(), names, shapes):
                     yield Leak(f"{where}, {_named(rows, row, keys, before)}, {path}", shape)
 
 
@@ -149,7 +150,7 @@ def _patterns() -> list[str]:
     return [*SUSPICIOUS, ours] if ours else [*SUSPICIOUS]
 
 
-def _shapes_in(text: str) -> list[str]:
-    """Each shape of a secret that `text` holds, once."""
+def _shapes_in(text: str, names: bool = True, shapes: bool = True) -> list[str]:
+    """Each shape of a secret that `text` holds, once; `names` and `shapes` as `found` has them."""
     here = [_FROM_HERE] if any(secret in text for secret in env_secrets()) else []
-    return list(dict.fromkeys([*here, *(one.shape for one in found(text))]))
+    return list(dict.fromkeys([*here, *(one.shape for one in found(text, names, shapes))]))
