@@ -72,7 +72,7 @@ class C(Toy):
     id, noise = "toy-c", 0.8
 '''
 """Three judges that agree more or less."""
-DEMO = {"demo-narrow": (390, 844, True), "demo-wide": (1280, 720, False)}  # name: (width, height, dark)
+DEMO = {"demo-narrow": (390, 932, True, 2), "demo-wide": (1280, 1050, False, 3)}  # name: (width, height, dark, said)
 _SAID = ("Good morning. She is a lovely boat.", "Would you let her go for 6,200?", "I would keep her name, I promise.")
 _CARD = """<body style="margin:0"><div style="font:14px/1.45 sans-serif;padding:8px 28px;max-width:820px"><style>
 pre,code{{background:#f3f4f6;font-size:12px}} pre{{padding:10px}} table{{border-collapse:collapse}}
@@ -106,12 +106,12 @@ def take(tab: Page, path: Path) -> None:
 def demo(folder: Path, work: Path) -> None:
     """The page of `demo`, after a short talk."""
     with served(work) as url:
-        for name, (width, height, dark) in DEMO.items():
+        for name, (width, height, dark, said) in DEMO.items():
             with page(width, height, dark) as tab:
                 open_page(tab, url)
                 begin(tab)
                 tab.js("document.querySelector('#words textarea').focus()")
-                for words in _SAID:
+                for words in _SAID[:said]:
                     say(tab, words)
                 tab.js("document.activeElement.blur()")
                 tab.js("scrollTo(0, 0)" if width > 600 else "document.querySelector('.log').scrollIntoView()")

@@ -118,7 +118,7 @@ def test_hostile_words_are_text_in_the_dialogue_the_scores_and_the_report(tmp_pa
 
 
 @needs_browser
-def test_every_control_has_a_name(tmp_path: Path):
+def test_every_control_has_a_name_and_no_arrow_lies_over_a_choice(tmp_path: Path):
     with served(tmp_path) as url, page(1280, 900) as tab:
         open_page(tab, url)
         tab_to(tab, "it.textContent.trim() === 'Begin'")  # past the menus, whose options are shown then
@@ -131,6 +131,11 @@ def test_every_control_has_a_name(tmp_path: Path):
         ]
         assert [one for one in controls if not one[1]] == []
         assert {"Begin", "Send", "Save", "Your words", "Scenario"} <= {name for _, name in controls}
+        room = tab.js("""[...document.querySelectorAll('input[role=combobox]')].map(box =>
+            box.parentElement.querySelector('.icon-wrap').getBoundingClientRect().left
+            - (box.getBoundingClientRect().right - parseFloat(getComputedStyle(box).paddingRight)))""")
+        assert len(room) > 3
+        assert min(room) >= 0
 
 
 @needs_browser

@@ -197,6 +197,17 @@ def test_a_reward_stands_with_its_own_spread_and_there_is_no_empty_card(store: S
         assert shown[0] == f"± {first:.2f}"
         titles = tab.js("[...document.querySelectorAll('#trust h2')].map(one => one.textContent)")
         assert titles == ["Agreement", "Pair by pair"]  # nothing failed, and nobody was paid
+        tab.js("document.querySelector('.said').click()")
+        lines = tab.js("""[...document.querySelectorAll('.more td:first-child')].map(cell => {
+            const words = document.createRange();
+            words.selectNodeContents(cell);
+            return words.getClientRects().length; })""")
+        assert lines
+        assert set(lines) == {1}, "a dimension's name is broken in two"
+        wide = "document.querySelector('.more').scrollWidth - document.querySelector('.more').clientWidth"
+        tab.js(f"document.querySelector('.more').scrollLeft = {wide}")
+        edge = "(one => document.querySelector(one).getBoundingClientRect().right)"
+        assert tab.js(f"{edge}('.more table') <= {edge}('.more')"), "the table leaves its frame"
         assert tab.js("document.documentElement.scrollWidth") <= 390
 
 

@@ -31,7 +31,7 @@ function turn(i, open) {
   const k = U.agent[i];
   const action = D.actions[U.action[i]];
   const reward = U.reward[i];
-  const details = el('div', { class: 'more', hidden: true });
+  const details = el('div', { class: 'more', hidden: true, role: 'group', 'aria-label': 'Opinions', tabindex: 0 });
   const toggle = () => {
     if (!details.childNodes.length) details.append(opinions(i));
     details.hidden = !details.hidden;
