@@ -107,6 +107,11 @@ class Bucket:
             )
         return url
 
+    @property
+    def manifest_hint(self) -> str:
+        """What to do about a version whose manifest is damaged."""
+        return "restore it, as a bucket with versioning can, or remove it: then the version is gone for all machines"
+
     def address_of(self, name: str, version: str) -> str:
         """Where a version of the store in this place is."""
         return f"{self.address}/{name}/{version}"

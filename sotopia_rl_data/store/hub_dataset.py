@@ -4,7 +4,7 @@
     hf://datasets/ORG/NAME@v1.2.0        one of them, and so is @COMMIT
 
     ORG/NAME/v1.2.0/manifest.json  README.md  .hub.json        as they are in that commit
-    .files/SHA256                                              a file that one of these manifests lists
+                  /rewards/train-00000-of-00001.parquet  …     and a file that its manifest lists
 
 Files are read by ranges through huggingface_hub's HfFileSystem; address, token and their settings are its own. Leaves
 out writing: what the Hub has is released there by `push-to-hub`.
@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sotopia_rl_data.errors import HubError, NotFound, StoreError, UsageError
+from sotopia_rl_data.errors import NotFound, StoreError, UsageError
 from sotopia_rl_data.refs import DatasetRef, parse
 from sotopia_rl_data.schema import Manifest
 from sotopia_rl_data.secrets import without_credentials
@@ -78,6 +78,11 @@ class HubDataset:
         mark = hashlib.sha256(f"{self.endpoint} {self.address}".encode()).hexdigest()[:16]
         return f"{self._repo.replace('/', '--')}-{mark}"
 
+    @property
+    def manifest_hint(self) -> str:
+        """What to do about a release whose manifest is damaged."""
+        return f"ask its publisher; the others: sotopia-rl-data log {self._repo} --store hf://datasets/{self._repo}"
+
     def address_of(self, name: str, version: str) -> str:
         """Where a version is."""
         return f"hf://datasets/{name}@{version}"
@@ -90,15 +95,22 @@ class HubDataset:
                 yield Object(f"{self._repo}/{version}/{beside}", 0, commit)
 
     def read(self, key: str, most: int = _MOST_README) -> tuple[bytes, str]:
-        """A small object and its mark, the commit. Raises FileNotFoundError."""
+        """A small object and its mark, the commit. Raises FileNotFoundError, also for one that has more than `most`
+        bytes."""
         version, _, beside = key.removeprefix(f"{self._repo}/").partition("/")
         commit = self._commits[version]
         if beside == manifests.FILE_NAME:
-            return manifests.dump(self._manifest(version)).encode(), commit
+            try:
+                return manifests.dump(replace(self._manifest(commit), name=self._repo)).encode(), commit
+            except StoreError:  # it is shown as it is, so that whoever reads this release is told
+                return self._manifest_text(commit), commit
         if beside == HUB_FILE:
             published = Published(self._repo, version, (commit,), self.endpoint)
             return (json.dumps(asdict(published), indent=1) + "\n").encode(), commit
-        return self._small(commit, beside, most), commit
+        data = self._beginning(commit, beside, most + 1)
+        if len(data) > most:
+            raise FileNotFoundError(key)
+        return data, commit
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """Bytes of a file. Raises FileNotFoundError."""
@@ -142,7 +154,7 @@ class HubDataset:
                 kind, commit = "dataset", self._ref.commit
                 sha = str(api.repo_info(self._repo, repo_type=kind, revision=commit, timeout=_TIMEOUT_S).sha)
                 try:
-                    return {self._parsed(sha).version: sha}
+                    return {self._manifest(sha).version: sha}
                 except FileNotFoundError:
                     raise self._no_release(commit) from None
             refs = api.list_repo_refs(self._repo, repo_type="dataset")
@@ -159,50 +171,37 @@ class HubDataset:
             f"`sotopia-rl-data pull {self._repo}`",
         )
 
-    def _manifest(self, version: str) -> Manifest:
-        """The manifest of a release, under the dataset's name. Raises FileNotFoundError, StoreError, and HubError where
-        it contradicts itself or its tag."""
-        commit = self._commits[version]
-        manifest = self._parsed(commit)
-        digest = version_digest(manifests.split_digests(manifest.configs), manifest.recipe)
-        if digest != manifest.digest or manifest.version != version:
-            raise HubError(
-                f"{self._repo}@{version} on the Hub ({commit[:8]}) has a manifest that contradicts itself or its tag: "
-                "it was overwritten by hand.",
-                f"name another release, as in hf://datasets/{self._repo}@v1.0.0, or ask its publisher",
-            )
-        return replace(manifest, name=self._repo)
+    def contradicts(self, manifest: Manifest) -> bool:
+        """Whether a manifest has another digest than follows from it: on the Hub, files may be overwritten by hand."""
+        return version_digest(manifests.split_digests(manifest.configs), manifest.recipe) != manifest.digest
 
-    def _parsed(self, commit: str) -> Manifest:
-        from sotopia_rl_data.store.fields import MOST_BYTES
-
+    def _manifest(self, commit: str) -> Manifest:
+        """The manifest in a commit. Raises FileNotFoundError, and StoreError where it is damaged."""
         with self._one_reads:
             if commit not in self._manifests:
-                text = self._small(commit, manifests.FILE_NAME, MOST_BYTES)
-                self._manifests[commit] = manifests.parse(text, f"{self._repo}@{commit[:8]}")
+                text = self._manifest_text(commit)
+                where = f"{self.address_of(self._repo, commit[:8])}/{manifests.FILE_NAME}"
+                self._manifests[commit] = manifests.parse(text, where, self.manifest_hint)
             return self._manifests[commit]
 
+    def _manifest_text(self, commit: str) -> bytes:
+        from sotopia_rl_data.store.fields import MOST_BYTES
+
+        return self._beginning(commit, manifests.FILE_NAME, MOST_BYTES + 1)
+
     def _place(self, key: str) -> str:
-        """Where HfFileSystem finds the file of this SHA-256: in the newest release that lists it. Raises
-        FileNotFoundError."""
-        sha256 = key.rpartition("/")[2]
-        for version, commit in self._commits.items():
-            for file in manifests.listed_files(self._manifest(version)):
-                if file.sha256 == sha256:
-                    return self._path(commit, file.path)
-        raise FileNotFoundError(key)
+        """Where HfFileSystem finds an object."""
+        version, _, path = key.removeprefix(f"{self._repo}/").partition("/")
+        return self._path(self._commits[version], path)
 
     def _path(self, commit: str, path: str) -> str:
         return f"datasets/{self._repo}@{commit}/{path}"
 
-    def _small(self, commit: str, path: str, most: int) -> bytes:
+    def _beginning(self, commit: str, path: str, most: int) -> bytes:
+        """A file, or as much of it. Raises FileNotFoundError."""
         with self._calling() as files:
             size = int(files.info(self._path(commit, path))["size"])
-        if size > most:
-            raise StoreError(
-                f"{path} of {self._repo} has more than {most:,} bytes.", "name another release, or ask its publisher"
-            )
-        return self._range(self._path(commit, path), 0, size)
+        return self._range(self._path(commit, path), 0, min(size, most))
 
     def _range(self, path: str, start: int, length: int) -> bytes:
         if not length:

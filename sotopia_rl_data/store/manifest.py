@@ -19,6 +19,7 @@ from sotopia_rl_data.schema import DERIVED, DataFile, Manifest, Split
 
 FILE_NAME = "manifest.json"
 FORMAT = 1
+_HINT = "delete the version's folder, then pull the version again or run the command that made it"
 
 
 def dump(manifest: Manifest) -> str:
@@ -26,14 +27,15 @@ def dump(manifest: Manifest) -> str:
     return json.dumps(asdict(manifest), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def load(directory: Path) -> Manifest:
-    """The manifest of the version in `directory`. Raises StoreError where it is missing or damaged."""
+def load(directory: Path, where: str = "", hint: str = _HINT) -> Manifest:
+    """The manifest of the version in `directory`, which the error may say to be `where` it comes from. Raises
+    StoreError where it is missing or damaged."""
     from sotopia_rl_data.store.fields import MOST_BYTES
 
     path = directory / FILE_NAME
     try:
         with path.open("rb") as file:
-            return parse(file.read(MOST_BYTES + 1), str(path))
+            return parse(file.read(MOST_BYTES + 1), where or str(path), hint)
     except OSError as error:
         raise StoreError(
             f"The version's folder {directory} has no {FILE_NAME} that can be read ({error.strerror}).",
@@ -41,7 +43,7 @@ def load(directory: Path) -> Manifest:
         ) from error
 
 
-def parse(text: str | bytes, where: str) -> Manifest:
+def parse(text: str | bytes, where: str, hint: str = _HINT) -> Manifest:
     """The manifest in `text`. Raises StoreError, naming `where` it comes from, where it is damaged: not JSON, or with
     a field that is missing or is not what `fields.py` says."""
     from sotopia_rl_data.store.fields import ManifestFields
@@ -55,10 +57,7 @@ def parse(text: str | bytes, where: str) -> Manifest:
     check_fields(data, Manifest, where)
     problem = problem or _problem(ManifestFields, data)
     if problem:
-        raise StoreError(
-            f"The manifest {where} is damaged ({problem}).",
-            "delete the version's folder, then pull the version again or run the command that made it",
-        )
+        raise StoreError(f"The manifest {where} is damaged ({problem}).", hint)
     return Manifest(**data | {"configs": _configs(data["configs"])})
 
 

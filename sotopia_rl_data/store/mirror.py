@@ -31,6 +31,7 @@ from sotopia_rl_data.schema import DataFile, Manifest
 from sotopia_rl_data.store import manifest as manifests
 from sotopia_rl_data.store.bucket import Bucket, Object
 from sotopia_rl_data.store.disk import replace_file, storing
+from sotopia_rl_data.store.fields import MOST_BYTES
 from sotopia_rl_data.store.hub_dataset import HubDataset
 from sotopia_rl_data.store.versions import Version, number
 
@@ -39,6 +40,7 @@ FILES = ".files"
 _MARKS = ".objects.json"  # in a version's folder: the mark of each object that was copied there
 # README.md, pictures, where it is published: nothing else hidden, no way up, no file that could be a folder too
 _BESIDE = re.compile(r"(?!.*\.parquet$|.{200})(([\w-]+/)?[\w-]+\.[\w.-]+|\.hub\.json)", re.ASCII)
+_MOST_BESIDE = 16 << 20  # bytes of a README or a picture that is shown
 _AT_ONCE = 8
 
 
@@ -90,14 +92,27 @@ class Mirror:
                 if folder.relative_to(self.root).as_posix() not in there:
                     shutil.rmtree(folder, ignore_errors=True)
 
+    def manifest(self, folder: Path) -> Manifest:
+        """The manifest of a version that `root` shows. Raises StoreError where it is damaged, or another's."""
+        name, _, version = folder.relative_to(self.root).as_posix().rpartition("/")
+        where, hint = f"{self.bucket.address_of(name, version)}/{manifests.FILE_NAME}", self.bucket.manifest_hint
+        manifest = manifests.load(folder, where, hint)
+        if manifest.version != version:
+            raise StoreError(f"The manifest {where} is that of {manifest.version}.", hint)
+        if isinstance(self.bucket, HubDataset) and self.bucket.contradicts(manifest):
+            raise StoreError(
+                f"The manifest {where} contradicts itself: its digest is not that of what it lists, so it was "
+                "overwritten by hand.",
+                hint,
+            )
+        return manifest
+
     def fetch(self, version: Version, files: Iterable[DataFile]) -> None:
         """Put files of a version into its folder, from the cache or else the bucket. Raises StoreError where one is not
         what the manifest lists."""
         missing = [file for file in files if not (version.dir / file.path).is_file()]
         with self._storing(), ThreadPoolExecutor(_AT_ONCE) as pool:
-            for file, cached in zip(
-                missing, pool.map(lambda one: self._cached(version.ref, one), missing), strict=True
-            ):
+            for file, cached in zip(missing, pool.map(lambda one: self._cached(version, one), missing), strict=True):
                 target = version.dir / file.path
                 target.parent.mkdir(exist_ok=True)
                 with suppress(FileExistsError):  # another process was faster
@@ -150,9 +165,10 @@ class Mirror:
                 for file in manifests.listed_files(copy.manifest):
                     target = scratch.dir / file.path
                     target.parent.mkdir(exist_ok=True)
-                    size = self.bucket.size(f"{FILES}/{file.sha256}")
+                    key = self._key(version, file)
+                    size = self.bucket.size(key)
                     if size is not None:
-                        self.bucket.download(f"{FILES}/{file.sha256}", size, target)
+                        self.bucket.download(key, size, target)
             yield copy
         finally:
             scratch.release()
@@ -162,9 +178,15 @@ class Mirror:
         path = self._files / file.sha256
         return path if path.is_file() else None
 
-    def read_range(self, file: DataFile, start: int, length: int) -> bytes:
+    def read_range(self, version: Version, file: DataFile, start: int, length: int) -> bytes:
         """Bytes of a version's file, from the bucket. Raises FileNotFoundError, StoreError."""
-        return self.bucket.read_range(f"{FILES}/{file.sha256}", start, length)
+        return self.bucket.read_range(self._key(version, file), start, length)
+
+    def _key(self, version: Version, file: DataFile) -> str:
+        """Where a version's file is. On the Hub each release has its own, so that a damaged one hides no other."""
+        if isinstance(self.bucket, HubDataset):
+            return f"{version.name}/{version.version}/{file.path}"
+        return f"{FILES}/{file.sha256}"
 
     @contextmanager
     def _storing(self) -> Iterator[None]:
@@ -211,7 +233,11 @@ class Mirror:
         if marks.get(manifests.FILE_NAME) != objects[manifests.FILE_NAME].etag:
             shutil.rmtree(folder, ignore_errors=True)  # another version had this number before
             marks = {}
-        wanted = {beside: one for beside, one in objects.items() if _BESIDE.fullmatch(beside)}
+        wanted = {
+            beside: one
+            for beside, one in objects.items()
+            if _BESIDE.fullmatch(beside) and (one.size <= _MOST_BESIDE or beside == manifests.FILE_NAME)
+        }
         changed = [beside for beside, one in wanted.items() if marks.get(beside) != one.etag]
         if not changed:
             return
@@ -220,7 +246,7 @@ class Mirror:
             # the manifest is last: what has none is not a version
             for beside in sorted(changed, key=lambda name: name == manifests.FILE_NAME):
                 try:
-                    data, marks[beside] = self.bucket.read(objects[beside].key)
+                    data, marks[beside] = self._shown_bytes(objects[beside])
                 except FileNotFoundError:  # removed just now
                     continue
                 (folder / beside).parent.mkdir(exist_ok=True)
@@ -230,16 +256,22 @@ class Mirror:
                 replace_file(folder / beside, data)
             replace_file(folder / _MARKS, json.dumps(marks).encode())
 
+    def _shown_bytes(self, one: Object) -> tuple[bytes, str]:
+        """An object and its mark; of a manifest that is too large so much that its reader sees it."""
+        if one.size > _MOST_BESIDE:
+            return self.bucket.read_range(one.key, 0, MOST_BYTES + 1), one.etag
+        return self.bucket.read(one.key)
+
     def _send(self, path: Path, file: DataFile) -> None:
         key = f"{FILES}/{file.sha256}"
         if self.bucket.size(key) != file.size:
             self.writable().write(key, path)
 
-    def _cached(self, ref: str, file: DataFile) -> Path:
+    def _cached(self, version: Version, file: DataFile) -> Path:
         path = self.held(file)
         if path is not None:
             return path
-        key = f"{FILES}/{file.sha256}"
+        key = self._key(version, file)
         size = self.bucket.size(key)
         problem = "is missing" if size is None else "has other bytes than its manifest lists"
         self._files.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -248,8 +280,8 @@ class Mirror:
             part = scratch.dir / "file"
             if size != file.size or self.bucket.download(key, size, part) != file.sha256:
                 raise StoreError(
-                    f"{ref} cannot be read: its file {file.path} {problem} in the bucket.",
-                    f"see what is damaged: sotopia-rl-data verify {ref}",
+                    f"{version.ref} cannot be read: its file {file.path} {problem} in {self.bucket.address}.",
+                    f"see what is damaged: sotopia-rl-data verify {version.ref}",
                 )
             part.chmod(0o444)
             return part.rename(self._files / file.sha256)

@@ -33,7 +33,7 @@ class Files(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
     def __init__(self, mirror: Mirror) -> None:
         super().__init__()
         self._mirror = mirror
-        self._files: dict[str, DataFile] = {}
+        self._files: dict[str, tuple[Version, DataFile]] = {}
         self._ranges: OrderedDict[tuple[str, int, int], bytes] = OrderedDict()
 
     def sources(self, version: Version, config: str) -> dict[str, Sequence[Path | str]]:
@@ -48,7 +48,7 @@ class Files(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
         if path.is_file():
             return path
         address = f"{PROTOCOL}://{file.sha256}/{file.path}"
-        self._files[address] = file
+        self._files[address] = version, file
         return address
 
     def read(self, address: str, start: int, length: int) -> bytes:
@@ -56,7 +56,7 @@ class Files(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
         key = (address, start, length)
         found = self._ranges.pop(key, None)
         if found is None:
-            found = self._mirror.read_range(self._files[address], start, length)
+            found = self._mirror.read_range(*self._files[address], start, length)
         if length <= WHOLE:
             self._ranges[key] = found
             if len(self._ranges) > _KEPT:
@@ -65,7 +65,7 @@ class Files(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
 
     def size(self, path: str) -> int:
         """The bytes of a file, by the manifest."""
-        return self._files[path].size
+        return self._files[path][1].size
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """What fsspec wants to know of a file."""

@@ -122,13 +122,15 @@ def _columns_of(path: Path, changed_ns: int) -> dict[str, str]:
 
 def load(directory: Path, mirror: Mirror | None = None) -> Version:
     """The version in `directory`. Raises StoreError where its manifest is damaged, or is that of another version."""
+    if mirror is not None:
+        return Version(directory, mirror.manifest(directory), mirror)
     manifest = manifests.load(directory)
     if number(directory.name) and directory.name != manifest.version:
         raise StoreError(
             f"The folder {directory} has the manifest of {manifest.version}.",
             f"give the folder the name {manifest.version}, or delete it and make the version again",
         )
-    return Version(directory, manifest, mirror)
+    return Version(directory, manifest)
 
 
 def in_folder(folder: Path) -> list[Path]:

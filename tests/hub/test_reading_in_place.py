@@ -129,13 +129,66 @@ def test_what_is_not_what_its_manifest_says_is_not_read(hub, origin, published, 
 
     hub.server.plant(repo, held | data, "v2.0.0")
     refused = reader(*asked, f"{at(repo)}@v2.0.0", check=False)
-    assert (refused.code, "contradicts itself or its tag" in refused.err) == (1, True)
+    assert (refused.code, "/manifest.json is that of v1.0.0." in refused.err) == (1, True)
 
     hub.server.plant(repo, {"data.csv": b"a,b\n1,2\n"}, "v3.0.0")
     refused = reader(*asked, f"{at(repo)}@v3.0.0", check=False)
     assert (refused.code, "has no dataset" in refused.err) == (2, True)
     refused = reader(*asked, f"{at(repo)}@{hub.head(repo)}", check=False)
     assert (refused.code, "has no release" in refused.err) == (2, True)
+
+
+@pytest.mark.slow
+def test_a_damaged_release_is_named_and_hides_no_other(hub, origin, published, reader):
+    """After v1.0.0, five manifests with something wrong, a file that was overwritten, a tag of something else."""
+    repo, files = hub.repo("hidden"), origin.version(published, "v1.0.0").dir
+    hub.run.python(
+        f"from huggingface_hub import HfApi\nHfApi().create_repo({repo!r}, repo_type='dataset')\nprint('null')"
+    )
+    data = {str(path.relative_to(files)): path.read_bytes() for path in files.glob("*/*.parquet")}
+    whole = json.loads((files / "manifest.json").read_bytes())
+
+    def plant(tag: str, files: dict[str, bytes], **changed: object) -> None:
+        manifest = json.dumps(whole | {"name": repo} | changed).encode()
+        hub.server.plant(repo, {"manifest.json": manifest} | files, tag)
+
+    plant("v1.0.0", data)
+    plant("v1.1.0", data, version="v1.1.0", recipe={"scale": 5})
+    plant("v1.2.0", data)
+    plant("v1.3.0", {"manifest.json": b"{"})
+    plant("v1.4.0", {"manifest.json": b" " * (17 << 20)})
+    plant("v1.5.0", data, version="v1.5.0")
+    (reward,) = (path for path in data if path.startswith("rewards/"))
+    hub.run.python(
+        "from huggingface_hub import HfApi\n"
+        f"api, at = HfApi(), dict(repo_id={repo!r}, repo_type='dataset')\n"
+        f"api.upload_file(path_or_fileobj=b'other', path_in_repo={reward!r}, **at)\n"
+        "api.delete_tag(tag='v1.5.0', **at)\napi.create_tag(tag='v1.5.0', **at)\nprint('null')"
+    )
+    plant("v1.6.0", {"README.md": b"#" * 3_000_000, "manifest.json": b"[]"})
+    hub.server.plant(repo, {"data.csv": b"a,b\n1,2\n"}, "v1.7.0")
+
+    listed = reader("list", "--store", at(repo), "--json", check=False)
+    (told,) = listed.json
+    assert (listed.code, told["versions"]) == (0, ["v1.0.0", "v1.5.0"])
+    place = f"The manifest hf://datasets/{repo}"
+    assert {number: told["damaged"][number].partition(": ")[0] for number in ("v1.1.0", "v1.2.0")} == {
+        "v1.1.0": f"{place}@v1.1.0/manifest.json contradicts itself",
+        "v1.2.0": f"{place}@v1.2.0/manifest.json is that of v1.0.0.",
+    }
+    assert list(told["damaged"]) == ["v1.6.0", "v1.4.0", "v1.3.0", "v1.2.0", "v1.1.0"]
+    assert all(f"{place}@{number}/" in listed.err for number in told["damaged"])
+    assert reader("verify", f"{repo}@v1.5.0", "--store", at(repo), check=False).code == 1
+    query = [f"{repo}@v1.0.0", COUNT, "--store", at(repo), "--json"]
+    assert json.loads(reader("query", *query).out) == [{"n": 1}]
+    assert reader("verify", f"{repo}@v1.0.0", "--store", at(repo)).code == 0
+    refused = reader("query", repo, COUNT, "--store", at(repo), check=False)
+    hint = f"ask its publisher; the others: sotopia-rl-data log {repo} --store {at(repo)}"
+    assert (refused.code, f"{place}@v1.6.0/manifest.json is damaged" in refused.err, hint in refused.err) == (
+        1,
+        True,
+        True,
+    )
 
 
 @pytest.mark.slow

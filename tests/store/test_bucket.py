@@ -166,13 +166,32 @@ def test_a_damaged_or_missing_file_is_told_and_never_read(address, tmp_path, mon
     key, bucket = f"{FILES}/{file.sha256}", Bucket(address)
     bucket.write(key, b"x" * file.size)
     other = elsewhere(address, monkeypatch, tmp_path)
-    with pytest.raises(StoreError, match=r"file episodes/.* has other bytes than its manifest lists in the bucket"):
+    with pytest.raises(StoreError, match=r"file episodes/.* has other bytes than its manifest lists in s3:"):
         other.resolve("org/toy").files("episodes")
     assert any("SHA-256" in problem for problem in verify(other.resolve("org/toy")).problems)
     delete(address, key)
-    with pytest.raises(StoreError, match="is missing in the bucket"):
+    with pytest.raises(StoreError, match="is missing in s3:"):
         other.resolve("org/toy").files("episodes")
     assert any("No such file" in problem for problem in verify(other.resolve("org/toy")).problems)
+
+
+def test_a_damaged_version_is_named_and_hides_no_other(address) -> None:  # noqa: F811
+    store = Store(address)
+    for i in range(5):
+        commit(store, toy(i))
+    for number, text in (("v1.1.0", b"{"), ("v1.2.0", b" " * (17 << 20))):
+        Bucket(address).write(f"org/toy/{number}/manifest.json", text)
+    Bucket(address).write("org/toy/v1.3.0/manifest.json", Bucket(address).read("org/toy/v1.0.0/manifest.json")[0])
+    Bucket(address).write("org/toy/v1.4.0/README.md", b"#" * (17 << 20))
+    (readable, damaged) = store.histories()["org/toy"]
+    assert [version.version for version in readable] == ["v1.4.0", "v1.0.0"]
+    place = f"The manifest {address}/org/toy"
+    assert {number: error.message.partition(" (")[0] for number, error in damaged.items()} == {
+        "v1.3.0": f"{place}/v1.3.0/manifest.json is that of v1.0.0.",
+        "v1.2.0": f"{place}/v1.2.0/manifest.json is damaged",
+        "v1.1.0": f"{place}/v1.1.0/manifest.json is damaged",
+    }
+    assert sql(readable[0], "SELECT count(*) AS n FROM rewards").to_pylist() == [{"n": 1}]
 
 
 def test_of_what_others_put_beside_a_version_only_plain_files_are_copied(address, s3_server: S3Server) -> None:  # noqa: F811
