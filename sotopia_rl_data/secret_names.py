@@ -98,7 +98,7 @@ _SAID = re.compile(  # the words of some languages stand close together
     r"(?=[\s\"'`*:,?(是はが는은이])"
 )
 _KEY_SAID = re.compile(rf"(?i:(?:{_ANY_NAME}|[a-z] key))s?$")
-_TOLD = re.compile(r"(?i:\b(?:is|was|it[’']s)|:|\bpass(?:word|phrase|code))[\s\"'`]{1,3}$")
+_TOLD = re.compile(r"(?i:\b(?:is|was|it[’']s)|:|\bpass(?:word|phrase|code))[\s\"'`]{1,3}$|[是は은는：][\s\"'`「“]?$")
 _WORD = re.compile(r"[!#-&*+./:=?-_a-z{}~-]*[0-9][!#-&*+./0-:=?-_a-z{}~-]*")
 _END = re.compile(r"[.!]\s|\n")  # a question may be answered
 _ADDRESS = re.compile(r"://|\.[^.]*/|.=.|^[/~@]|@|^AAAA")
@@ -149,7 +149,7 @@ def _said(text: str, name: re.Match[str]) -> Found | None:
         said = text[start : word.end()].rstrip(".!?")
         if len(said) < shortest or _ADDRESS.search(said):
             continue
-        told = _TOLD.search(text, name.end(), start)
+        told = _TOLD.search(text, name.start(), start)
         hexadecimal = len(said) >= 32 and told and _KEY_SAID.search(before)
         if is_surely_drawn(said) or (
             looks_random(said) if hexadecimal else shortest == 8 and told and is_told_password(said)

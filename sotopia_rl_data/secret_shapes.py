@@ -199,10 +199,10 @@ SHAPES = {
         r"\b(?:(?:sshpass|mysql[a-z]*|redis-cli|mongo[a-z]*|login|7za?|rar|sqlcmd|ldap[a-z]+)\b"
         r"[^\n|;]{0,80}? -[paPw] ?"
         r"|(?:sqlplus\b[^\n|;]{0,40}? |jdbc:oracle:[a-z]+:)[\w.]+/|\bWIFI:[^\n]{0,80}?P:"
-        r"|curl\b[^\n|;]{0,200}? (?:-u|--user)[ =][\"']?[\w.@-]+:)"
+        r"| (?:-u|--user)[ =][\"']?[\w.@-]+:)"
         r"(\"[^\s\"]{6,}|'[^\s']{6,}|[^\s\"']{6,})",
         is_password,
-        "sshpass sqlplus jdbc:oracle WIFI: mysql redis-cli mongo login curl 7z rar sqlcmd ldap",
+        "sshpass sqlplus jdbc:oracle WIFI: mysql redis-cli mongo login 7z rar sqlcmd ldap -u --user",
         name=True,
     ),
     "a password before its name": Shape(
@@ -221,9 +221,10 @@ SHAPES = {
     ),
     "a secret that is piped": Shape(
         r"\b(?:echo|printf)(?: -n)? +(\"[^\s\"]{6,}\"|'[^\s']{6,}'|[^\s\"'|]{6,}) *\|"
-        r"[^\n|]{0,80}-(?:pass|token|key|secret|std)",
+        r"[^\n|]{0,80}-(?:pass|token|key|secret|std)"
+        r"|(?:pass|token|key|secret)[^\n]{0,40}<<< ?(\"[^\s\"]{6,}\"|'[^\s']{6,}'|[^\s\"'|]{6,})",
         is_password,
-        "echo printf",
+        "echo printf <<<",
         name=True,
     ),
     "a password in SQL": Shape(

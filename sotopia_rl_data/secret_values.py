@@ -20,7 +20,7 @@ _MADE_UP = re.compile(  # Sunny!Lake42, Welcome123!
 )
 _TOLD = re.compile(  # rel3ase#keys; tulip4garden; bluewhale42, Falcon-2291
     r"(?=.*[A-Za-z])(?=.*[0-9])[\w.-]+[!@#$%^&*?+~][\w.!@#$%^&*?+~-]*|[\w-]*[A-Za-z][0-9]{1,2}[A-Za-z]{2}[\w!-]*"
-    r"|[A-Za-z]{4,12}[-_.]?[0-9]{2,6}!?"
+    r"|[A-Za-z]{4,12}[-_.]?[0-9]{2,6}[A-Za-z!]?|[0-9]{1,2}[A-Za-z]{4}[\w!-]*"
 )
 _ALGORITHM = re.compile(
     r"(?i:pass|your|crypt|(?<![a-z])(?:sha-?[0-9]|md[0-9]|utf-?[0-9]|base[0-9]|oauth|argon|pbkdf|hmac|aes|http|ipv|[xv][0-9]))"
@@ -101,6 +101,8 @@ def is_password(text: str) -> bool:
         return bool(for_one_app) or drawn
     text = text.strip("\"'").rstrip(".,;:!?)]")
     if is_made_of_words(text) and not (_NUMBERED.search(text) and (quoted or not re.search("[._]", text))):
+        return False
+    if re.fullmatch(r"[a-z]+(?:[|][a-z0-9:]+)+", text):  # required|string|min:8
         return False
     if _PLACEHOLDER.search(text) or len(text) < 6 or "://" in text or text[:1] in "/~":
         return False
