@@ -8,6 +8,7 @@ turn, and never 0.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,7 +75,7 @@ def check_evaluator(version: Version, evaluator: str) -> None:
             if pc.any(pc.equal(by, evaluator)).as_py():
                 raise UsageError(
                     f"{version.ref} holds scores by {evaluator!r} that came with its episodes and would be replaced.",
-                    f"store the new scores under another name: --evaluator {evaluator}-here",
+                    f"store the new scores under another name: --evaluator {shlex.quote(f'{evaluator}-here')}",
                 )
 
 

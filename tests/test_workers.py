@@ -122,6 +122,7 @@ def test_nobody_is_at_work_while_a_test_is_alone(tmp_path: Path):
     assert any(a[1] < b[2] and b[1] < a[2] for a in together for b in together if a != b)
 
 
+@pytest.mark.invented  # of the toys, whose own run hears them
 @pytest.mark.slow
 def test_a_command_that_is_printed_and_does_not_work_fails_the_test_that_saw_it(tmp_path: Path):
     shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)

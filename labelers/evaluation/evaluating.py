@@ -11,6 +11,7 @@ a command prints.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -173,7 +174,7 @@ def dataset(store: Store, source: str) -> Version:
     if refs.is_path(source) and Path(source).is_file():
         raise UsageError(
             f"{source} is a file, but scores can only be added to a dataset.",
-            f"make the file a dataset: sotopia-rl-data import {source} --name demo/episodes",
+            f"make the file a dataset: sotopia-rl-data import {shlex.quote(source)} --name demo/episodes",
         )
     version = resolve(store, source)
     if "episodes" not in version.manifest.configs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +140,7 @@ def _subset(text: str) -> tuple[str, list[str]]:
         if name != "hard":
             raise UsageError(
                 f"There is no built-in set of environments {name!r}.",
-                f"write --subset hard, or --subset {name}=FILE with a file that lists environment ids",
+                f"write --subset hard, or --subset {shlex.quote(name)}=FILE with a file that lists environment ids",
             )
         from sotopia_rl_data.rollouts import HARD
 

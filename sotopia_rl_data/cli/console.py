@@ -44,7 +44,7 @@ WORDS = f"{__name__}.words"
 PROGRAM = "sotopia-rl-data"
 _COMMAND = re.compile(rf"(?<![\w./-]){PROGRAM} (?=[a-z-])")
 _PASTED = re.compile(rf"`?(?:{_COMMAND.pattern}|(?:(?:'[^']+'|\S+) -m )?\bpip install ).*", re.DOTALL)
-_LINE = re.compile(rf"(?P<quote>`?){_COMMAND.pattern}(?P<words>(?:(?!   #)[^`\n])+)")
+_LINE = re.compile(rf"(?P<quote>`?){_COMMAND.pattern}(?P<words>(?:'[^'\n]*'|\"[^\"\n]*\"|(?!   #)[^`\n])+)")
 
 _store: tuple[click.Command, str] | None = None
 """The program and the `--store` that it was given: of the process, since errors are told after the command's context is

@@ -493,4 +493,6 @@ def _show_export(report: ExportReport) -> None:
         console.warn(reason)
     if len(report.failures) > _LISTED:
         console.note(f"and {len(report.failures) - _LISTED:,} more: --json has all")
-    console.next_commands(f"sotopia-rl-data import {report.directory} --name {report.version.partition('@')[0]}-again")
+    console.next_commands(
+        f"sotopia-rl-data import {shlex.quote(str(report.directory))} --name {report.version.partition('@')[0]}-again"
+    )

@@ -16,7 +16,7 @@ from sotopia_rl_data.hub.resolve import resolve
 if TYPE_CHECKING:
     from sotopia_rl_data.agreement import Agreement
     from sotopia_rl_data.agreement.measure import Figure
-    from sotopia_rl_data.store import Store
+    from sotopia_rl_data.store import Store, Version
 
 _MEASURES = ("pearson", "spearman", "kendall", "kappa", "alpha", "pair_accuracy", "mean_difference")
 _SPARE = ("kendall", "spearman", "pair_accuracy", "kappa", "mean_difference", "alpha", "labels")
@@ -242,11 +242,24 @@ def curate(
         title=f"{output}: {len(rows):,} lines, the widest disagreement first",
     )
     parents = versions[0].manifest.provenance.get("parents") or [{"name": versions[0].name}]
-    source, only = parents[0]["name"], shlex.quote(str(output))
+    only = f"{parents[0]['name']} --only {shlex.quote(str(output))}{_evaluator(versions[0])}"
     console.next_commands(
-        f"sotopia-rl-data label {source} --only {only} --judge gpt-4o",
-        f"sotopia-rl-data annotate template {source} --only {only} -o annotations.csv",
+        f"sotopia-rl-data label {only} --judge gpt-4o",
+        f"sotopia-rl-data annotate template {only} -o annotations.csv",
     )
+
+
+def _evaluator(version: Version) -> str:
+    """The option that names whose scores a version's labels attribute; none where that needs no saying."""
+    from sotopia_rl_data.rewards.resolve import scored_by
+
+    labels = version.manifest.recipe.get("labels")
+    named = labels.get("evaluator") if isinstance(labels, dict) else None
+    if not named or "episodes" not in version.manifest.configs:
+        return ""
+    files = [path for paths in version.files("episodes").values() for path in paths]
+    several = len({evaluator for _, evaluator in scored_by(files)}) > 1
+    return f" --evaluator {shlex.quote(str(named))}" if several else ""
 
 
 @click.command()

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError comes from its HTTP library
@@ -98,7 +98,7 @@ class Hub:
     def commit_of(self, repo: str, revision: str) -> str:
         """The full SHA that a branch, a tag or the beginning of a SHA stands for. Raises NotFound."""
         with self._boundary(repo):
-            sha: str | None = self._api.repo_info(repo, repo_type=self.kind, revision=revision, timeout=_TIMEOUT_S).sha
+            sha: str | None = self._info(repo, "sha", revision).sha
         if sha is None:
             raise HubError(f"The Hub did not say which commit {repo}@{revision} is.", "run the same command again")
         return sha
@@ -106,7 +106,11 @@ class Hub:
     def private(self, repo: str) -> bool:
         """Whether the repository is private."""
         with self._boundary(repo):
-            return bool(self._api.repo_info(repo, repo_type=self.kind, timeout=_TIMEOUT_S).private)
+            return bool(self._info(repo, "private").private)
+
+    def _info(self, repo: str, name: Literal["sha", "private"], revision: str | None = None) -> Any:
+        """One property of a repository, without its card, whose aliases may expand, and every file's name."""
+        return self._api.repo_info(repo, repo_type=self.kind, revision=revision, timeout=_TIMEOUT_S, expand=name)
 
     def tags(self, repo: str) -> dict[str, str]:
         """Tag -> commit."""

@@ -6,6 +6,7 @@ utterance judged under several schemas; a reward uses one of each, and where the
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,7 +149,7 @@ def _opinions_read(
     if not chosen_opinions:
         raise UsageError(
             f"No attribution by the schema {schema!r} is of {' and '.join(f'{n} {v}' for n, v in wanted.items())}.",
-            f"name one of: {', '.join(f'--judge {judge} --sample {sample}' for judge, sample in opinions)}",
+            "name one of: " + ", ".join(f"--judge {shlex.quote(judge)} --sample {one}" for judge, one in opinions),
         )
     filters: dict[str, str | int] = wanted if len(chosen_opinions) < len(opinions) else {}
     if len({s for s, *_ in held}) > 1:
@@ -241,12 +242,12 @@ def choose_evaluator(scored: Iterable[str], named: str | None, dimensions: Seque
     if named is None and len(names) > 1:
         raise UsageError(
             f"The episodes are scored by several evaluators: {', '.join(names)}.",
-            f"say whose scores to use: --evaluator {names[0]}",
+            f"say whose scores to use: --evaluator {shlex.quote(names[0])}",
         )
     if named is not None and named not in names:
         raise UsageError(
             f"No episode is scored by {named!r} on {' or '.join(dimensions)}.",
-            f"name the one that did score them: --evaluator {names[0]}"
+            f"name the one that did score them: --evaluator {shlex.quote(names[0])}"
             if len(names) == 1
             else f"name one of: {', '.join(names)}",
         )

@@ -151,8 +151,8 @@ class HubDataset:
         api = HfApi(library_name="sotopia-rl-data")
         with self._calling():
             if self._ref.commit:
-                kind, commit = "dataset", self._ref.commit
-                sha = str(api.repo_info(self._repo, repo_type=kind, revision=commit, timeout=_TIMEOUT_S).sha)
+                commit = self._ref.commit
+                sha = str(api.dataset_info(self._repo, revision=commit, timeout=_TIMEOUT_S, expand=["sha"]).sha)
                 try:
                     return {self._manifest(sha).version: sha}
                 except FileNotFoundError:
@@ -168,7 +168,7 @@ class HubDataset:
         return NotFound(
             f"{self._repo} has no release {which} on the Hub.",
             f"see {self.endpoint}/datasets/{self._repo}; a dataset that this program did not release is imported by "
-            f"`sotopia-rl-data pull {self._repo}`",
+            f"`sotopia-rl-data pull {self._repo} --store ./store`",
         )
 
     def contradicts(self, manifest: Manifest) -> bool:

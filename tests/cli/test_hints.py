@@ -120,6 +120,14 @@ def test_the_commands_that_follow_run_as_they_are_printed(tmp_path: Path, monkey
     (again,) = following(run("export", "lab/e", "--to", "sotopia", "-o", "sotopia"))
     assert again[-2:] == ["--name", "lab/e-again"]
     run(*again)
+    Path("annotations.csv").unlink()
+    run("evaluate", "lab/e", *lexical)  # a second evaluator
+    for judge, out in (("lexical", "lab/one"), ("fond.py:Fond", "lab/two")):
+        named = ("--evaluator", "sample-evaluator", "--preset", "goal-only")
+        run("label", "lab/e", "--judge", judge, *lexical[2:], *named, "--out", out)
+    (label, template) = following(run("curate", "lab/one", "lab/two", "-o", "disputed.csv"))
+    run(*label[:-1], "lexical", "--dry-run")
+    run(*template, "--dimensions", "goal")
     (back,) = following(run("annotate", "export", "lab/e", "-o", "form.csv"))
     fill(tmp_path / "form.csv", score="0")
     run(*back)

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 import venv
@@ -265,6 +266,18 @@ def test_the_offline_judge_says_that_it_is_a_baseline(run, labelled):
 def test_the_next_commands_name_the_store_that_was_named(run):
     done = run("import", "--name", "a/b", "--store", "other dir")
     assert "show a/b --store 'other dir'" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_named_store_stands_behind_words_in_quotes_whatever_they_hold(run, tmp_path):
+    name = 'it\'s `odd`   # and "long"'
+    agents = [{"name": one} for one in ("Ada", "Ben")]
+    turns = [{"agent": one["name"], "text": "Hello."} for one in agents]
+    episode = {"episode_id": name, "scenario": "A quay.", "agents": agents, "turns": turns}
+    (tmp_path / "odd.jsonl").write_text(json.dumps(episode))
+    run("import", "odd.jsonl", "--name", "a/b", "--store", "other dir")
+    done = run("show", "a/b", "--store", "other dir")
+    assert shlex.split(done.stderr.splitlines()[-1])[-5:] == ["show", "a/b", name, "--store", "other dir"]
 
 
 @pytest.mark.slow

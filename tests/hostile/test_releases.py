@@ -125,6 +125,12 @@ def test_a_hostile_release_is_refused_or_whole(victim: Victim, every: list[Hosti
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["README: aliases", "manifest: 20 MB", "rewards: 20,000,000 NULLs in a few bytes"])
+def test_what_is_made_to_be_costly_costs_little(victim: Victim, every: list[Hostile], name: str) -> None:
+    victim.take(next(release for release in every if release.name == name))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [8, pytest.param(10_000, marks=WHOLE)])
 def test_a_damaged_store_is_read_as_far_as_it_is_whole(victim: Victim, every: list[Hostile], count: int) -> None:
     for release in every[-count:]:
