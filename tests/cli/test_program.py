@@ -289,7 +289,7 @@ def test_the_named_store_stands_behind_words_in_quotes_whatever_they_hold(run, t
         (["import", "notjson.jsonl", "--name", "a/b"], 1, "notjson.jsonl"),
         (["import", "--name", "no such name"], 2, "is not a possible name of a dataset"),
         (["import"], 2, "--name"),
-        (["import", "--name", "a/b", "--where", "nonsense >"], 2, "--where"),
+        (["import", "--name", "a/b", "--where", "nonsense >"], 2, "'nonsense >' is not a condition"),
         (["label", "nobody/nothing", "--judge", "lexical"], 2, "nobody/nothing"),
         (["label", "./missing.jsonl", "--judge", "lexical"], 1, "missing.jsonl"),
         (["label", "./missing.jsonl", "--judge", "gpt-4o"], 1, "missing.jsonl"),
