@@ -59,7 +59,7 @@ _FOREIGN = tuple(name for name in SECRET_NAMES if not re.search(_ENGLISH, name))
 _TELLING, _TELLING_ABROAD = re.compile(_ENGLISH), re.compile("|".join((_ENGLISH, *_FOREIGN)))
 _PUBLIC_WORDS = (
     "public|publishable|web_?socket|verif[a-z]{1,8}|cache|partition|primary|foreign|sort|routing|idempotency|dedup|"
-    "request"
+    "request|gpg|did:"
 )
 PUBLIC = re.compile(rf"(?i)(?:(?:{_PUBLIC_WORDS})[_ -]?key|hashed[_ -]?\w+)$")
 _A_NAME = re.compile(rf"(?:{_ANY_NAME})(?![a-z])")
@@ -90,7 +90,7 @@ _WEAK = re.compile(r"^\s\w|[({|]|^,\s*[^\s\"'`]")  # what stands between a name 
 _BEFORE_A_VALUE = re.compile(
     r"""\*{0,2}[ \t]{0,20}\s{0,3}(?:[|>][-+]?\s{1,20}|!{1,2}\w{1,12}\s|&\w{1,12}\s|\s{0,9}-\s|<!\[CDATA\[)?"""  # YAML's
     rf"""(?:(?:[A-Za-z_.:]{{1,30}}\(|[\[({{:]{{1,2}})\s{{0,12}}{_QUOTED})?"""
-    r"""(?:[A-Za-z]{1,2}(?=["'`])|@|["'](?=\\+["']))?(?:&quot;|&#3[49];|%22|\\+|(?<==)\{(?=[^\s{}]+\}))?"""
+    r"""(?:[A-Za-z]{1,2}(?=["'`])|@(?=["'])|["'](?=\\+["']))?(?:&quot;|&#3[49];|%22|\\+|(?<==)\{(?=[^\s{}]+\}))?"""
 )
 _KEYS_SAID = ("key", "token", "secret")
 _SAID = re.compile(  # the words of some languages stand close together
@@ -98,7 +98,9 @@ _SAID = re.compile(  # the words of some languages stand close together
     r"(?=[\s\"'`*:,?(是はが는은이])"
 )
 _KEY_SAID = re.compile(rf"(?i:(?:{_ANY_NAME}|[a-z] key))s?$")
-_TOLD = re.compile(r"(?i:\b(?:is|was|it[’']s)|:|\bpass(?:word|phrase|code))[\s\"'`]{1,3}$|[是は은는：][\s\"'`「“]?$")
+_TOLD = re.compile(
+    r"(?i:\b(?:is|was|it[’']s)|:|\b(?:pass(?:word|phrase|code)|pwd?|pass -))[\s\"'`]{1,3}$|[是は은는：][\s\"'`「“]?$"
+)
 _WORD = re.compile(r"[!#-&*+./:=?-_a-z{}~-]*[0-9][!#-&*+./0-:=?-_a-z{}~-]*")
 _END = re.compile(r"[.!]\s|\n")  # a question may be answered
 _ADDRESS = re.compile(r"://|\.[^.]*/|.=.|^[/~@]|@|^AAAA")

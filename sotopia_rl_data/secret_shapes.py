@@ -53,6 +53,9 @@ _IS_THE_NAME = (  # … is the password; "…" // API_KEY
     r"[\"'`]?(?: (?:as|is|was) (?:the|your|my|our|its) (?:\w+ )?|[\"'`][.()\w; ]{0,16}(?://|#|--) ?(?:\w+[ _]){0,2})"
     r"(?i:pass(?:word|phrase|code)|pin|token|key|secret)\b"
 )
+_BODY = (  # of a block in base64, with its last line
+    r"(?:(?:\\[rn]|\s)*(?:[A-Z][A-Za-z-]+: [^\n\\]+|[A-Za-z0-9+/=]{4,}))*(?:(?:\\[rn]|\s)*-----END [A-Z ]+-----)?"
+)
 VALUE = r"[A-Za-z0-9+/_.~=:%|!-]"
 # Read by Python's re and by RE2, which Arrow has (no lookaround, no atomic groups).
 SHAPES = {
@@ -123,13 +126,12 @@ SHAPES = {
     "an Airtable token": Shape(r"\bpat[A-Za-z0-9]{14}\.[0-9a-f]{64}\b", is_anything, "pat"),
     "a private key": Shape(
         r"-----? ?BEGIN (?:[A-Za-z0-9]+ )*(?:PRIVATE KEY|Static key)(?: BLOCK| V[0-9])? ?-----?"
-        r"(?:(?:\\[rn]|\s)*(?:[A-Z][A-Za-z-]+: [^\n\\]+|[A-Za-z0-9+/=]{4,}))*"
-        r"(?:(?:\\[rn]|\s)*-----END [A-Z ]+-----)?"
+        rf"{_BODY}"
         r"|\bPrivate-Lines: [0-9]+(?:\s+[A-Za-z0-9+/=]{20,})+",
         is_anything,
         "PRIVATE Static Private-Lines",
     ),
-    "a PGP block": Shape(r"-----BEGIN PGP (?:MESSAGE|SECRET KEY BLOCK)-----", is_anything, "BEGIN PGP"),
+    "a PGP block": Shape(rf"-----BEGIN PGP (?:MESSAGE|SECRET KEY BLOCK)-----{_BODY}", is_anything, "BEGIN PGP"),
     "a JSON web token": Shape(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*", is_anything, "eyJ"),
     "a token in JSON in base64": Shape(r"(?:^|[\s\"'=])(eyJ[A-Za-z0-9_-]{100,})", is_mixed, "eyJ"),
     "a bearer token": Shape(r"\b[Bb](?:earer|EARER)[ :]+([A-Za-z0-9._~+/=-]{16,})", has_no_words, "earer EARER"),
@@ -199,10 +201,11 @@ SHAPES = {
         r"\b(?:(?:sshpass|mysql[a-z]*|redis-cli|mongo[a-z]*|login|7za?|rar|sqlcmd|ldap[a-z]+)\b"
         r"[^\n|;]{0,80}? -[paPw] ?"
         r"|(?:sqlplus\b[^\n|;]{0,40}? |jdbc:oracle:[a-z]+:)[\w.]+/|\bWIFI:[^\n]{0,80}?P:"
+        r"|\b(?:(?:un)?zip\b[^\n|;]{0,80}? -P|openssl\b[^\n|;]{0,80}? -k) "
         r"| (?:-u|--user)[ =][\"']?[\w.@-]+:)"
         r"(\"[^\s\"]{6,}|'[^\s']{6,}|[^\s\"']{6,})",
         is_password,
-        "sshpass sqlplus jdbc:oracle WIFI: mysql redis-cli mongo login 7z rar sqlcmd ldap -u --user",
+        "sshpass sqlplus jdbc:oracle WIFI: mysql redis-cli mongo login 7z zip openssl rar sqlcmd ldap -u --user",
         name=True,
     ),
     "a password before its name": Shape(
@@ -221,7 +224,7 @@ SHAPES = {
     ),
     "a secret that is piped": Shape(
         r"\b(?:echo|printf)(?: -n)? +(\"[^\s\"]{6,}\"|'[^\s']{6,}'|[^\s\"'|]{6,}) *\|"
-        r"[^\n|]{0,80}-(?:pass|token|key|secret|std)"
+        r"[^\n|]{0,80}(?:-(?:pass|token|key|secret|std)| secrets? (?:put|create|set|add)\b)"
         r"|(?:pass|token|key|secret)[^\n]{0,40}<<< ?(\"[^\s\"]{6,}\"|'[^\s']{6,}'|[^\s\"'|]{6,})",
         is_password,
         "echo printf <<<",
@@ -244,7 +247,8 @@ SHAPES = {
         name=True,
     ),
     "a key to log in": Shape(
-        r"\b(?:login|auth|authenticate|activate)(?: -[a-z-]+)* +([A-Za-z0-9_-]{32,})",
+        r"\b(?:login|auth|authenticate|activate)(?: --?(?:relogin|cloud|[a-z-]*token|[a-z-]*key|[a-z]))* +"
+        r"([A-Za-z0-9_-]{32,})",
         looks_random,
         "login auth activate",
         name=True,
@@ -278,10 +282,10 @@ SHAPES = {
         name=True,
     ),
     "a login in a program": Shape(
-        r"(?i:(?:login|auth|credentials?)(?:=|: ?)?|(?:connect|pdo|mysqli|client|login|account)\w*)[\[(] ?"
-        r"(?:[\w$.]{1,30}, ?)?(?:\"[^\s\"]{1,60}\", ?|'[^\s']{1,60}', ?){1,2}(\"[^\s\"]{6,}\"|'[^\s']{6,}')",
+        r"(?i:(?:login|auth|credentials?)(?:=|: ?)?|(?:auth|connect|pdo|mysqli|ftp|client|login|account)\w*)[\[(] ?"
+        r"(?:[\w$.]{1,30}, ?)?(?:\"[^\s\"]{1,60}\", ?|'[^\s']{1,60}', ?){1,2}(\"[^\"\n]{6,}\"|'[^'\n]{6,}')",
         is_told_password,
-        "login auth credential connect pdo mysqli client account",
+        "login auth credential connect pdo mysqli ftp client account",
         name=True,
     ),
     "a line of .pgpass": Shape(

@@ -11,7 +11,9 @@ import re
 from itertools import pairwise
 
 _WORD = re.compile(r"[A-Z]?[a-z]{0,15}|[A-Z]{1,15}|[0-9]{1,4}|v[0-9]{1,3}")
-_PART_OF_A_NAME = re.compile(rf"{_WORD.pattern}|[0-9]{{5,8}}|[a-z]{{1,12}}[0-9]")  # numbered names: oauth2, 000123
+_PART_OF_A_NAME = re.compile(
+    rf"{_WORD.pattern}|[0-9]{{5,8}}|[a-z]{{1,12}}[0-9]|[A-Z]{{3,12}}[0-9]"
+)  # numbered names: oauth2, 000123
 _CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}|[A-Z]{2,}(?![a-z]))+")
 _NUMBERED_WORDS = re.compile(r"(?:[A-Z]{0,4}[a-z]{3,}|[A-Z]{2,}|(?<![0-9])[0-9]{1,4})+")  # OAuth2PasswordBearer
 _PLACEHOLDER = re.compile(r"^(?:[<>{}()\[$%]|arn:|urn:)|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example)")
@@ -25,6 +27,7 @@ _TOLD = re.compile(  # rel3ase#keys; tulip4garden; bluewhale42, Falcon-2291
 _ALGORITHM = re.compile(
     r"(?i:pass|your|crypt|(?<![a-z])(?:sha-?[0-9]|md[0-9]|utf-?[0-9]|base[0-9]|oauth|argon|pbkdf|hmac|aes|http|ipv|[xv][0-9]))"
 )
+_FOR_ONE_APP = re.compile("[\"'][a-z]{4}(?: [a-z]{4}){3}[\"']")  # as Google gives them
 _NUMBERED = re.compile(rf"^(?!.*(?:{_ALGORITHM.pattern}))(?=.*[A-Za-z]{{3}}).*[0-9]")  # kettle-9-drum
 _NO_WORD = re.compile(r"^(?:[A-Z0-9]*[B-DF-HJ-NP-TV-Z]{5}[A-Z0-9]*|[a-z0-9]*[b-df-hj-np-tv-z]{5}[a-z0-9]*)$")
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
@@ -96,15 +99,14 @@ def is_password(text: str) -> bool:
     """Whether what follows the name of a password is one: not a plain word, or quoted."""
     quoted = text[:1] in "\"'"
     if " " in text:  # of words in quotes, those of a sentence are none
-        for_one_app = re.fullmatch("[\"'][a-z]{4}(?: [a-z]{4}){3}[\"']", text)  # as Google and Apple give them
         drawn = text.count(" ") < 3 and is_surely_random(text) and not _PLACEHOLDER.search(text)
-        return bool(for_one_app) or drawn
+        return drawn or bool(_FOR_ONE_APP.fullmatch(text))
     text = text.strip("\"'").rstrip(".,;:!?)]")
     if is_made_of_words(text) and not (_NUMBERED.search(text) and (quoted or not re.search("[._]", text))):
         return False
     if re.fullmatch(r"[a-z]+(?:[|][a-z0-9:]+)+", text):  # required|string|min:8
         return False
-    if _PLACEHOLDER.search(text) or len(text) < 6 or "://" in text or text[:1] in "/~":
+    if _PLACEHOLDER.search(text) or len(text) < 6 or "://" in text or re.match(r"[/~]|@.*\.", text):
         return False
     plain = re.fullmatch(r"_?[A-Za-z][a-z]*(?:[A-Z][a-z]+)*|[A-Z_]+|[0-9.,:]{1,9}|(.)\1*", text)
     return not plain or (quoted and len(text) >= 12)
@@ -121,6 +123,8 @@ def is_drawn_password(text: str) -> bool:
 
 def is_told_password(text: str) -> bool:
     """Whether what a sentence or code says that a password is was drawn or made up, be it of a word and a number."""
+    if _FOR_ONE_APP.fullmatch(text):
+        return True
     text = text.strip("\"'")
     made_up = len(text) >= 8 and _TOLD.fullmatch(text) and not _PLACEHOLDER.search(text) and not _ALGORITHM.search(text)
     return bool(made_up) or is_drawn_password(text)
