@@ -49,5 +49,5 @@ def ask_questions(
         seconds=round(time.monotonic() - began, 3),
         shard=str(shard),
         episodes=questions.episodes,
-        ledger=str(ledger.directory),
+        ledger=ledger.address,
     )

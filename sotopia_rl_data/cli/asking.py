@@ -430,14 +430,14 @@ def show_run(title: str, lacking: str, report: RunReport, counts: Sequence[tuple
 def _show_asked(report: AskedReport) -> None:
     """A run that only asked: its counts, what it cost, what has no usable answer and why, and what makes a version of
     the answers."""
-    from sotopia_rl_data.ledger.segments import Segments
+    from sotopia_rl_data.store.bucket import is_address
 
     heading = f"asked, and no version made: the answers are in {report.ledger}"
     counts = [("shard", report.shard), ("episodes", report.episodes)]
     _show_asking("asked", "usable answer", report, counts, heading)
     is_part = report.shard != "1/1"
     # not the store's own, in which the whole command looks, nor one that all machines share
-    if Path(report.ledger).name != ".ledger" and Segments.of(Path(report.ledger)) is None:
+    if Path(report.ledger).name != ".ledger" and not is_address(report.ledger):
         others = "   # with the ledgers of the other shards" if is_part else ""
         console.next_commands(f"sotopia-rl-data ledger merge {shlex.quote(report.ledger)}{others}")
     console.note(

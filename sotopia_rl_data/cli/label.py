@@ -285,13 +285,12 @@ def ledger_compact(path: Path | None, store: Store, as_json: bool) -> None:
     Example:
       sotopia-rl-data ledger compact
     """
-    folder = path or store.ledger
-    with _existing_ledger(folder) as kept:
+    with _existing_ledger(path or store.ledger) as kept:
         compacted = kept.compact()
     if as_json:
         console.emit_json({"compacted": compacted})
     else:
-        console.note(f"{compacted:,} attempts are in Parquet files of {folder} now.")
+        console.note(f"{compacted:,} attempts are in Parquet files of {kept.directory} now.")
 
 
 @ledger.command("merge")
@@ -309,15 +308,16 @@ def ledger_merge(folders: tuple[Path, ...], path: Path | None, store: Store, as_
     from dataclasses import asdict
 
     from sotopia_rl_data.ledger.merge import merge
+    from sotopia_rl_data.store.bucket import spelled
 
-    folder = path or store.ledger
-    merged = merge(folder, folders)
+    merged = merge(path or store.ledger, folders)
+    place = spelled(path or store.ledger)
     if as_json:
-        console.emit_json({"ledger": str(folder), **asdict(merged)})
+        console.emit_json({"ledger": place, **asdict(merged)})
         return
     known = merged.read - merged.added
     also = f"; {known:,} others were there already" if known else ""
-    console.note(f"{merged.added:,} calls were added to {folder}{also}.")
+    console.note(f"{merged.added:,} calls were added to {place}{also}.")
     if merged.asked_twice:
         console.note(f"{merged.asked_twice:,} equal questions were asked in more than one ledger.")
     for name in merged.unfinished:

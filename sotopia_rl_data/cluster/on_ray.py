@@ -290,7 +290,7 @@ def _connected(address: str) -> Iterator[Any]:
         return
     place = _place_of(address or os.environ.get("RAY_ADDRESS", ""))
     if place is not None:
-        _check_reachable(*place)
+        _check_reachable(*place, is_variable=not address)
     try:
         ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except Exception as error:  # Ray raises many, some of them plain
@@ -314,12 +314,15 @@ def _place_of(address: str) -> tuple[str, int] | None:
     return None
 
 
-def _check_reachable(host: str, port: int) -> None:
+def _check_reachable(host: str, port: int, is_variable: bool) -> None:
     """Raises AskingError at once where nothing listens, since Ray would try again for minutes."""
     try:
         socket.create_connection((host, port), _REACH_S).close()
     except OSError as error:
         raise AskingError(
-            f"There is no Ray cluster at {host}:{port}: {error.strerror or error}.",
-            "name the address of its head, whose port for clients is 10001 unless it was started with another",
+            f"There is no Ray cluster at {host}:{port}{', which RAY_ADDRESS names' if is_variable else ''}: "
+            f"{error.strerror or error}.",
+            "give it the address of a cluster's head, or unset it for a cluster of this machine's CPUs"
+            if is_variable
+            else "name the address of its head, whose port for clients is 10001 unless it was started with another",
         ) from error

@@ -79,6 +79,11 @@ class Ledger:
         return len(self._index)
 
     @property
+    def address(self) -> str:
+        """Where it is: its directory, or its place in a bucket."""
+        return str(self.directory) if self.segments is None else self.segments.address
+
+    @property
     def size_bytes(self) -> int:
         """About how much memory the index takes; it holds no replies."""
         return self._index.size_bytes
@@ -100,10 +105,10 @@ class Ledger:
         """Have all attempts where a version may be made of them: in the bucket, if the ledger is there. Raises
         StoreError where the bucket is away."""
         if self.segments is not None:
-            self.segments.send()
+            self.segments.flush()
 
     def check(self) -> None:
-        """Raises StoreError where no attempt could be kept, before an answer is paid for. Writes nothing."""
+        """Raises StoreError where no attempt could be kept, before an answer is paid for. Writes no attempt."""
         if self._journal.path is None:
             check_writable(self.directory)
         if self.segments is not None:

@@ -18,6 +18,7 @@ from sotopia_rl_data.ledger.claims import FILE as CLAIMS
 from sotopia_rl_data.ledger.journal import is_being_written
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.segments import local_folder
+from sotopia_rl_data.store.bucket import is_address, spelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,11 @@ def merge(directory: Path, sources: Sequence[Path]) -> Merged:
 
 def _check(source: Path, directory: Path) -> None:
     """Raises UsageError where `source` is not a ledger, or is the one in `directory`."""
+    if is_address(source):
+        raise UsageError(
+            f"{spelled(source)} is a ledger in a bucket, which needs no merging: all its machines have its answers.",
+            f"leave it out, or name it where answers are to be found: --ledger {spelled(source)}",
+        )
     if not source.is_dir() or not ((source / CLAIMS).exists() or calls.live_files(source)):
         inside = source / ".ledger"
         hint = "name the folder that the shard's command got as --ledger"

@@ -2,6 +2,7 @@
 segments, and fetches the others'.
 
     s3://BUCKET/PREFIX/segments/MACHINE/JOURNAL-START.jsonl    whole lines of a journal from a byte on, never changed
+                       machines/MACHINE                        empty: this machine may write here
     SPOOL/BUCKET-…/                                            the ledger of this machine, one like any other, and
                   .bucket/bucket.json  state.json  lock        where the bucket is; what was sent and fetched
 
@@ -88,7 +89,8 @@ class Segments:
         self._wake, self._closing = threading.Event(), threading.Event()
         self._appended = 0
         self._away: StoreError | None = None
-        self._too_much = False
+        self._too_much, self._may_write = False, False
+        self._told = ""  # the last error that was told
         self._thread: threading.Thread | None = None
 
     @classmethod
@@ -117,22 +119,45 @@ class Segments:
             self._thread.start()
         elif self._appended >= SEND_LINES:
             self._wake.set()
-        self.check()
+        self._check_waiting()
+
+    @property
+    def address(self) -> str:
+        """Where the ledger is that the machines share."""
+        return self._bucket.address
 
     def check(self) -> None:
-        """Raises StoreError where the bucket is away and too much waits for it already."""
+        """Raises StoreError where the bucket is away and too much waits for it already; and, before the first answer is
+        paid for, where this machine may not write there."""
+        self._check_waiting()
+        if not self._may_write:
+            self._bucket.create(f"machines/{self._machine}", b"")
+            self._may_write = True
+
+    def _check_waiting(self) -> None:
         if self._away is not None and self._too_much:
             raise StoreError(
-                f"{self._away.message} Until it is back, more than {self._most >> 20:,} MiB of answers wait in "
-                f"{self._directory}.",
+                f"{self._away.message} More than {self._most >> 20:,} MiB wait already.",
                 "what was answered is kept: run the same command again when the bucket is back",
             )
+
+    def flush(self) -> None:
+        """As `send`, for who tells the error."""
+        try:
+            self.send()
+        except StoreError as error:
+            self._told = error.message
+            raise
 
     def send(self) -> None:
         """Send what was appended by whatever process of this machine. Raises StoreError where the bucket is away."""
         self._appended = 0
-        with self._state() as state:
-            self._send(state)
+        try:
+            with self._state() as state:
+                self._send(state)
+        except StoreError as error:
+            kept = f"What was answered waits in {self._directory}, and the next command with this ledger sends it."
+            raise StoreError(f"{error.message} {kept}", error.hint) from error
 
     def fetch(self) -> None:
         """Fetch what other machines have sent since the last look, into a journal of its own; and send what a process
@@ -195,11 +220,13 @@ class Segments:
     def _try(self, call: Callable[[], None]) -> None:
         try:
             call()
-            self._away = None
+            self._away, self._told = None, ""
         except StoreError as error:
             self._appended += 1  # try again at the next turn
             self._away, self._too_much = error, self._waiting() > self._most
-            log.warning("%s", error.message)
+            if error.message != self._told:
+                log.warning("%s", error.message)
+            self._told = error.message
 
     def _journals(self) -> list[Path]:
         """The journals of this machine's processes."""

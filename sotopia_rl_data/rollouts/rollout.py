@@ -149,7 +149,7 @@ def ask_rollout(
             seconds=round(time.monotonic() - began, 3),
             shard=str(shard),
             episodes=chains.total,
-            ledger=str(ledger.directory),
+            ledger=ledger.address,
         )
 
 

@@ -46,6 +46,11 @@ def is_address(text: str | os.PathLike[str]) -> bool:
     return bool(_SCHEME.fullmatch(os.fspath(text)))
 
 
+def spelled(place: str | os.PathLike[str]) -> str:
+    """A place as it is told: a path, or an address with both slashes, of which pathlib keeps one."""
+    return _SCHEME.sub(r"\1://\2", os.fspath(place), count=1)
+
+
 @dataclass(frozen=True, slots=True)
 class Object:
     """An object of a bucket: its key below the prefix, how many bytes it has, and a mark (`etag`) that its content
@@ -187,6 +192,16 @@ class Bucket:
             return StoreError(
                 f"There is no bucket {self.name!r} {self._at()}.",
                 "create it, or name another: s3://BUCKET/PREFIX; the server is that of AWS_ENDPOINT_URL, else AWS",
+            )
+        if code == "RequestTimeTooSkewed":
+            return StoreError(
+                f"The clocks of this machine and of the server of the bucket {self.name!r} differ by minutes.",
+                "set this machine's clock, then run the command again",
+            )
+        if code == "NotImplemented":
+            return StoreError(
+                f"The server of the bucket {self.name!r} {self._at()} lacks a call that is needed: conditional writes.",
+                "name a bucket of a server that has them: AWS, R2, or a recent MinIO or Ceph",
             )
         if (status and status[1] in ("401", "403")) or "169.254" in text or "InstanceCredential" in text:
             return StoreError(

@@ -175,15 +175,12 @@ class Store:
         self.check_writable()
         return Path(self.address) / ".ledger"
 
-    def folder_for(self, what: str) -> Path:
+    def folder_for(self, what: str, hint: str = "name a store on this machine: --store DIR") -> Path:
         """The folder of a store on this machine, beside whose datasets `what` (the subject of a sentence, with "do")
         keep something. Raises UsageError for a store in a bucket."""
         self.check_writable()
         if self.mirror is not None:
-            raise UsageError(
-                f"{what} not work with the store {self.address}, which is in a bucket.",
-                "name a store on this machine: --store DIR",
-            )
+            raise UsageError(f"{what} not work with the store {self.address}, which is in a bucket.", hint)
         return self.root
 
     def _folder(self, name: str) -> Path:

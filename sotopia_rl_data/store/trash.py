@@ -26,7 +26,6 @@ from sotopia_rl_data.store.store import Store
 from sotopia_rl_data.store.versions import number
 
 FOLDER = ".trash"
-_COMMANDS = "`rm` and `undo` do"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +43,21 @@ class Removed:
         return f"{self.name}@{self.version}"
 
 
+def _folder_of(store: Store) -> Path:
+    """The store's folder. Raises UsageError for a store in a bucket."""
+    hint = (
+        f"with a program for buckets, remove {store.address}/ORG/NAME/vX.Y.Z/manifest.json: then the version is gone "
+        "for all machines, and back when its manifest is"
+    )
+    return store.folder_for("`rm` and `undo` do", hint)
+
+
 def named(store: Store, refs: Sequence[str]) -> dict[str, list[str]]:
     """The versions that `refs` name, by dataset; `org/name` names all of its versions, damaged ones included.
 
     Raises NotFound where the store lacks one, and UsageError for a path or a commit.
     """
-    store.folder_for(_COMMANDS)
+    _folder_of(store)
     found: dict[str, list[str]] = {}
     for text in refs:
         ref = parse(text)
@@ -100,7 +108,7 @@ def remove(store: Store, chosen: dict[str, list[str]]) -> list[Removed]:
 def removed(store: Store) -> list[Removed]:
     """What is in the trash: the newest removal first, versions in their order."""
     found = []
-    for trash in sorted(_folders(store.folder_for(_COMMANDS) / FOLDER), reverse=True):
+    for trash in sorted(_folders(_folder_of(store) / FOLDER), reverse=True):
         datasets = [folder for outer in _folders(trash) for folder in (outer, *_folders(outer)) if _numbers(folder)]
         for folder in datasets:
             name = folder.relative_to(trash).as_posix()

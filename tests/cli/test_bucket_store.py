@@ -77,14 +77,20 @@ def test_a_ledger_in_a_bucket_is_one_for_all_machines_and_no_version_is_made_bef
     assert first["digest"] == again["digest"]
     counted = run("ledger", "query", "SELECT count(*) AS n FROM calls", "--json", "--store", address)[1]
     assert json.loads(counted) == [{"n": 186}]
-    assert "186" in run("ledger", "compact", "--store", address)[2]
+    assert (
+        f"186 attempts are in Parquet files of {tmp_path}/another machine/"
+        in run("ledger", "compact", "--store", address)[2]
+    )
+    shard = (*command[:-1], "--shard", "1/2", "--ask-only", "--ledger", f"{address}/shared", *here)
+    _, out, err = run(*shard)
+    assert (f"the answers are in {address}/shared" in out, "ledger merge" in err) == (True, False)
 
 
 def test_what_a_bucket_cannot_do_is_said(address: str, run: Run) -> None:  # noqa: F811
     assert run("import", "--name", "lab/episodes", "--store", address)[0] == 0
     for command, said in (
         (["rm", "lab/episodes"], "`rm` and `undo` do not work with the store"),
-        (["undo"], "`rm` and `undo` do not work with the store"),
+        (["undo"], f"remove {address}/ORG/NAME/vX.Y.Z/manifest.json: then the version is gone for all machines"),
         (["import", "--name", "lab/more", "--pseudonymise"], "Pseudonyms do not work with the store"),
     ):
         code, _, err = run(*command, "--store", address)

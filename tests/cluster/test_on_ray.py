@@ -131,6 +131,7 @@ def test_an_address_where_no_cluster_is_ends_the_run_soon_with_a_sentence(is_in_
             done = labelled(tmp_path, "--on", f"ray://{place}")
     assert done.returncode == 1
     assert "There is no Ray cluster at 127.0.0.1:" in done.stderr
+    assert ("unset it" in done.stderr) == is_in_the_environment
     assert "Traceback" not in done.stderr
 
 

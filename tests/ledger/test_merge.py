@@ -72,6 +72,9 @@ def test_a_folder_that_is_not_a_ledger_is_refused_before_anything_is_written(tmp
             merge(whole, [a, wrong])
         assert hint in told.value.hint
     assert not whole.exists()
+    with pytest.raises(UsageError, match="s3://lab/answers is a ledger in a bucket, which needs no merging"):
+        merge(whole, [a, Path("s3://lab/answers")])
+    assert not whole.exists()
     with pytest.raises(UsageError, match="the others are merged into"):
         merge(a, [a])
 

@@ -135,8 +135,20 @@ def test_what_waits_is_bounded_and_kept(address: str, s3_server: S3Server) -> No
             ledger.append(an_answer())
             segments.appended()
             segments.close()
-            with pytest.raises(StoreError, match="answers wait in"):
+            with pytest.raises(StoreError, match=r"waits in .* More than 0 MiB wait already"):
                 segments.check()
+    assert in_bucket(address) == 1
+
+
+def test_a_bucket_that_may_only_be_read_is_told_before_anything_is_asked(address: str, s3_server: S3Server) -> None:  # noqa: F811
+    with Ledger(address) as ledger, s3_server.away("read-only"), pytest.raises(StoreError, match="AccessDenied"):
+        ledger.check()
+    with Ledger(address) as ledger:
+        ledger.check()
+        with s3_server.away("read-only"):
+            ledger.append(an_answer())
+            with pytest.raises(StoreError, match=r"AccessDenied\)\. What was answered waits in /"):
+                ledger.flush()
     assert in_bucket(address) == 1
 
 
