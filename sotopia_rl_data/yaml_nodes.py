@@ -8,6 +8,7 @@ digits.
 
 from __future__ import annotations
 
+import difflib
 import errno
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -105,7 +106,9 @@ class NodeReader:
         by_name = {str(key.value): (key, value) for key, value in self.pairs(node, what)}
         for name, (key, _) in by_name.items():
             if name not in (*needed, *also):
-                self.wrong(key, f"{what} cannot have the key {name!r}: its keys are {', '.join((*needed, *also))}")
+                near = " or ".join(map(repr, difflib.get_close_matches(name, (*needed, *also), n=2)))
+                meant = f" (did you mean {near}?)" if near else f": its keys are {', '.join((*needed, *also))}"
+                self.wrong(key, f"{what} cannot have the key {name!r}{meant}")
         for name in needed:
             if name not in by_name:
                 self.wrong(node, f"{what} lacks `{name}`")

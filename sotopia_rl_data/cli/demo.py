@@ -93,8 +93,7 @@ def demo(host: str, port: int, space: Path | None, store: Store, as_json: bool, 
 
     check_installed("The demo", "gradio", extra="demo")
     if space is not None:
-        for spec in (*options["policies"], *options["judges"]):
-            asking.model_of(spec, options)  # a URL with a password is refused before it is written anywhere
+        _check_named(options)
         _write_space(space, as_json)
         return
     if not is_loopback(host):
@@ -137,6 +136,22 @@ def _write_space(folder: Path, as_json: bool) -> None:
     # this interpreter, by its whole path: the command starts in another folder, where no `python` need be on PATH
     python = shlex.quote(os.path.abspath(sys.executable))
     console.note(f"try it: cd {shlex.quote(str(folder))} && DEMO_HOST=127.0.0.1 {python} app.py")
+
+
+def _check_named(options: dict[str, Any]) -> None:
+    """Raises what a Space with these scenarios, policies and judges would end with; local models are loaded there."""
+    from sotopia_rl_data.asking.keys import without_api_keys
+    from sotopia_rl_data.labelers.plan import judges_of
+    from sotopia_rl_data.rollouts.policies import player
+    from sotopia_rl_data.rollouts.scenarios import scenes_of
+
+    with without_api_keys():
+        for spec in (one for one in options["policies"] if not one.startswith("transformers:")):
+            player(asking.model_of(spec, options))
+        judges = [asking.model_of(one, options) for one in options["judges"] if not one.startswith("transformers:")]
+        if judges:
+            judges_of(judges, None)
+    scenes_of(options["scenarios"], options["profiles"], options["pairs"])
 
 
 def _of_the_demo(words: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -30,8 +31,10 @@ def bound(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OSError as error:
+        # getaddrinfo has numbers of its own, and what create_server tells names the address once more
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise UsageError(
-            f"Port {port} of {host} cannot be used: {error.strerror or error}.",
+            f"Port {port} of {host} cannot be used: {reason}.",
             "name another --port (0: any free one) or --host",
         ) from error
 

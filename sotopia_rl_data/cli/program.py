@@ -192,7 +192,12 @@ def main(argv: list[str] | None = None) -> None:
     sys.exit(code)
 
 
-_PLAINER = {"is not a valid float": "is not a number", "is not a valid integer": "is not a whole number"}
+_PLAINER = {
+    "is not a valid integer range": "is not a whole number",
+    "is not a valid float range": "is not a number",
+    "is not a valid integer": "is not a whole number",
+    "is not a valid float": "is not a number",
+}
 """Click's words for what was typed, and ours."""
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from string import Template
 
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.refs import is_path
 from sotopia_rl_data.secrets import redact
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -29,8 +30,8 @@ def write_space(folder: Path, options: Sequence[str]) -> list[Path]:
     """Write the Space, whole or not at all; `options` are those of `demo` that it runs with. Returns its files at the
     top. Files that the options name are copied beside `app.py`.
 
-    Raises UsageError where the folder is not empty, or an option names a folder or a plug-in of this machine or
-    contains a key or password.
+    Raises UsageError where the folder is not empty, or an option names a folder or a plug-in of this machine, or
+    nothing at all, or contains a key or password.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already.", "name a folder that is new or empty")
@@ -71,6 +72,8 @@ def _kept(word: str, copied: dict[str, Path]) -> str:
                 f"A Space cannot read {part}, which is on this machine.",
                 "push a model to the Hub and name its id; copy other files into the Space by hand",
             )
+        if is_path(part) and not part.startswith("//"):
+            raise UsageError(f"There is no {part}.", "check the path, or name an id on the Hub")
     return word
 
 

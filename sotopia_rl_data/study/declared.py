@@ -218,7 +218,8 @@ class _StudyReader(NodeReader):
         files = self._texts(keys["files"], "files")
         for file, each in zip(files, keys["files"].value, strict=True):
             if not Path(file).exists():
-                self.wrong(each, f"there is no file {file!r}")
+                place = f"{self._where}:{each.start_mark.line + 1}"
+                raise InputError(f"{place}: There is no file {file!r}.", "put it into this folder, or name its path")
         return DatasetSource(files=files, **where)
 
     def _label(self, name: str, node: Any, usual: str) -> LabelSpec:

@@ -21,7 +21,7 @@ pytest.importorskip("gradio", reason="needs the demo extra: pip install -e '.[de
 
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.demo.space import write_space
-from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.errors import SotopiaDataError, UsageError
 
 TALK = """
 import sys
@@ -74,6 +74,8 @@ def test_what_a_space_cannot_have_is_refused_and_nothing_is_left(tmp_path: Path,
         ("space", ["--policy", "policy.py:Mine"], "cannot read policy.py"),
         ("space", ["--policy", "openai:m@http://me:hunter2@host/v1"], "[hidden]@host/v1 contains a key or password"),
         ("space", ["--prices", "full/app.py"], "a file called app.py"),
+        ("space", ["--reward-model", "./nun"], "There is no ./nun."),
+        ("space", ["--policy=transformers:../nun+./run"], "There is no ../nun."),
     ):
         with pytest.raises(UsageError, match=re.escape(wrong)):
             write_space(tmp_path / folder, options)
@@ -93,6 +95,23 @@ def test_the_command_reads_its_models_before_it_writes_a_space(tmp_path: Path):
         assert isinstance(done.exception, UsageError)
         assert "contains a user name, a password or a query" in done.exception.message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_would_end_a_space_at_its_start_is_told_before_it_is_written(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    (tmp_path / "wrong.yaml").write_text("- scenario: a\n")
+    for words, told in (
+        (["--policy", "scripted:hot"], "There is no scripted policy 'hot'."),
+        (["--policy", "gpt-4o", "--policy", "./none.py:x"], "The policy's file ./none.py does not exist."),
+        (["--policy", "gpt-4o", "--judge", "lexicl"], "'lexicl' is not a judge (did you mean 'lexical'?)."),
+        (["--scenarios", "none.yaml"], "There are no scenarios 'none.yaml'."),
+        (["--scenarios", "wrong.yaml"], "wrong.yaml:1: `agents` is not a list of two people or more."),
+    ):
+        done = CliRunner().invoke(cli, ["demo", *words, "--space", "space"], standalone_mode=False)
+        assert isinstance(done.exception, SotopiaDataError)
+        assert done.exception.message == told
+    assert [path.name for path in tmp_path.iterdir()] == ["wrong.yaml"]
 
 
 @pytest.mark.parametrize("named", [["./a/rm", "./b/rm"], ["./lexical"]])

@@ -262,7 +262,8 @@ def test_of_many_runs_one_is_in_the_folder_at_a_time_though_each_takes_it_away(t
 
 
 WRONG = [
-    ("labels:", "lables:", "study.yaml:3: a study cannot have the key 'lables': its keys are"),
+    ("labels:", "lables:", "study.yaml:3: a study cannot have the key 'lables' (did you mean 'tables' or 'labels'?)."),
+    ("labels:", "colours:", "study.yaml:3: a study cannot have the key 'colours': its keys are name, datasets,"),
     ("schema: direct}", "schema: dirct}", "study.yaml:4: There is no schema 'dirct'"),
     ("schema: direct}", "schema: direct, samples: two}", "study.yaml:4: `samples` must be a whole number, not 'two'"),
     ("preset: scaled", "preset: scald", "study.yaml:5: 'scald' is not a preset"),
@@ -274,7 +275,7 @@ WRONG = [
     ("{from: direct", "{from: dirrect", "study.yaml:5: `labels` has no 'dirrect' (did you mean 'direct'?)."),
     ("  direct: {j", "  Dir ect: {j", "study.yaml:4: 'Dir ect' cannot be a name"),
     ("episodes: samples", "episodes: lab/none", "study.yaml:2: The store './store' has no dataset 'lab/none'"),
-    ("episodes: samples", "episodes: {files: [none.jsonl]}", "study.yaml:2: there is no file 'none.jsonl'"),
+    ("episodes: samples", "episodes: {files: [none.jsonl]}", "study.yaml:2: There is no file 'none.jsonl'. hint: put"),
     ("episodes: samples", "episodes: {files: samples, where: tga = 'x'}", "study.yaml:2: \"tga = 'x'\" is not a"),
     ("episodes: samples", "episodes: {files: samples, where: 'tag ='}", "study.yaml:2: 'tag =' is not a"),
     ("episodes: samples", "episodes: {files: [study.yaml]}", "study.yaml:2: The file study.yaml cannot be imported"),
