@@ -41,6 +41,8 @@ _PLURALS = tuple(f"{name}s" for name in SECRET_NAMES)
 _ABOUT_A_KEY = {
     *("id", "ids", "name", "names", "url", "uri", "length", "size", "type", "path", "file", "hash", "count"),
     *("version", "arn", "limit", "index", "alias"),
+    *("sock", "mode", "method", "backend", "algorithm", "alg", "issuer", "provider", "format", "scope"),
+    *("fingerprint", "digest", "prefix", "suffix", "hint", "user", "email"),
 }
 _ANY_NAME = "|".join(map(re.escape, SECRET_NAMES))
 SUSPICIOUS_NAMES = (
@@ -59,9 +61,10 @@ _FOREIGN = tuple(name for name in SECRET_NAMES if not re.search(_ENGLISH, name))
 _TELLING, _TELLING_ABROAD = re.compile(_ENGLISH), re.compile("|".join((_ENGLISH, *_FOREIGN)))
 _PUBLIC_WORDS = (
     "public|publishable|web_?socket|verif[a-z]{1,8}|cache|partition|primary|foreign|sort|routing|idempotency|dedup|"
-    "request|gpg|did:"
+    "request|gpg|did:|site"
 )
-PUBLIC = re.compile(rf"(?i)(?:(?:{_PUBLIC_WORDS})[_ -]?key|hashed[_ -]?\w+)$")
+PUBLIC = re.compile(rf"(?i)(?:(?:{_PUBLIC_WORDS})[_ -]?key|[0-9]:secret|hashed[_ -]?\w+)$")
+_PUBLIC_KEYS = re.compile(r"\W{1,12}kty\b")  # of a JSON Web Key Set
 _A_NAME = re.compile(rf"(?:{_ANY_NAME})(?![a-z])")
 _OF_A_HEADER = re.compile(r"(?:^|[^a-z])x-[a-z-]+-key$")
 _BARE_PASS = re.compile(  # mail_pass, dbpass; but not compass
@@ -81,7 +84,7 @@ _TYPE = re.compile(  # let apiKey: string = …
 )
 _QUOTED = r"""(?=[A-Za-z@]{0,2}["'])"""
 _SEPARATOR = re.compile(
-    rf"""(?!\w)(?::=|\?=|={{1,3}}|[=-]>|<-|[:>→|：＝]|[({{]\s?{_QUOTED}|\|\||\?\?|%3[AaDd]|\\+u003[ad]"""
+    rf"""(?!\w)(?::=|\?=|={{1,3}}|[=-]>|<-|[:>→：＝]|\|(?=[\s`*])|[({{]\s?{_QUOTED}|\|\||\?\?|%3[AaDd]|\\+u003[ad]"""
     r"""|,(?=\s{0,20}["'`])|(?<=["'`]),|\s(?i:is|was|or|to|return)(?=\s["'`])"""
     r"""|\s(?:is|was|ist|lautet|es|est|è|é)(?=\s\S{8}))(?=.)""",
     re.DOTALL,
@@ -103,7 +106,8 @@ _TOLD = re.compile(
 )
 _WORD = re.compile(r"[!#-&*+./:=?-_a-z{}~-]*[0-9][!#-&*+./0-:=?-_a-z{}~-]*")
 _END = re.compile(r"[.!]\s|\n")  # a question may be answered
-_ADDRESS = re.compile(r"://|\.[^.]*/|.=.|^[/~@]|@|^AAAA")
+_AN_ID = re.compile(r"id[\"']?\s?[:=]\s?[\"']?$")
+_ADDRESS = re.compile(r"^(?:org|proj|req|user)[-_]|://|\.[^.]*/|.=.|^[/~@]|@|^AAAA")
 _NAMED_KEY = re.compile(rf"[\"'`]?({VALUE}{{16,}})")
 _NAMED_SECRET = re.compile(rf"[\"'`]?({VALUE}{{8,}})")
 _SYMBOLS = re.compile(r"(?P<quote>[\"'`])((?:(?!(?P=quote))\S){16,})(?P=quote)")
@@ -142,20 +146,19 @@ def named(text: str) -> Iterator[Found]:
 def _said(text: str, name: re.Match[str]) -> Found | None:
     """The first word behind a name in the same sentence that was drawn: "the password of the box is …"."""
     before = text[max(name.end() - 20, 0) : name.end()]
-    if PUBLIC.search(before):
+    if PUBLIC.search(before) or _PUBLIC_KEYS.match(text, name.end()):
         return None
     shortest = 16 if name[0].startswith(_KEYS_SAID) else 8
     end = _END.search(text, name.end(), name.end() + _SENTENCE)
     for word in _WORD.finditer(text, name.end(), end.start() if end else name.end() + _SENTENCE):
         start = word.start() + (0 if "://" in word[0] else word[0].rfind(":") + 1)
         said = text[start : word.end()].rstrip(".!?")
-        if len(said) < shortest or _ADDRESS.search(said):
+        if len(said) < shortest or _ADDRESS.search(said) or _AN_ID.search(text, max(start - 8, 0), start):
             continue
         told = _TOLD.search(text, name.start(), start)
         hexadecimal = len(said) >= 32 and told and _KEY_SAID.search(before)
-        if is_surely_drawn(said) or (
-            looks_random(said) if hexadecimal else shortest == 8 and told and is_told_password(said)
-        ):
+        password = shortest == 8 and told and name[0][:3] != "log" and is_told_password(said)
+        if is_surely_drawn(said) or password or (hexadecimal and looks_random(said)):
             return Found("a key or password in a sentence", start, start + len(said))
     return None
 

@@ -92,12 +92,12 @@ SHAPES = {
         r"ntn_|sntry[a-z]_|lin_[a-z]+_|ops_|key-|AKCp|fm[0-9][a-z]?_|FlyV1 |sq[apu]_|bk[a-z]{2}_|pul-|rpa_|esecret_|"
         r"xkeysib-|A3-|pat-[a-z]{2}[0-9]-|access_token\$[a-z]+\$|LTAI|dt0c01\.|EZ[AT]K|GR1348941|eyJrIjoi|p8e-|sha256~|"
         r"s-s4t2[a-z]{2}-|API-|atlasv1\.|sm_[aps]at_|HRKU-|CLOJARS_|CCIPAT_|e2b_|fc-|xsmtpsib-|zpka_|KGAT_|APP_USR-|RGAPI-|"
-        r"SWMTKN-1-|AKID|dG9rO|sgp_|[ps]at\.)([A-Za-z0-9_=+/$-]{20,}(?:\.[A-Za-z0-9_-]+)*)",
+        r"SWMTKN-1-|AKID|dG9rO|sgp_|[ps]at\.|t1\.)([A-Za-z0-9_=+/$-]{20,}(?:\.[A-Za-z0-9_-]+)*)",
         is_mixed,
         "dckr_ shp _v1_ hvs. hvb. hvr. tskey- ATATT3x ATCTT3x sq0 NR PMAK- AGE- dp. EAA FLW glsa_ glc_ pscale_ sbp_ "
         "rubygems_ figd_ ntn_ sntry lin_ ops_ key- AKCp fm1 fm2 FlyV1 sqa_ sqp_ squ_ bk pul- rpa_ esecret_ xkeysib- "
         "pat- A3- access_token$ LTAI dt0c01. EZAK EZTK GR1348941 eyJrIjoi p8e- sha256~ s-s4t2 API- atlasv1. sm_ HRKU- "
-        "CLOJARS_ CCIPAT_ e2b_ fc- xsmtpsib- zpka_ KGAT_ APP_USR- RGAPI- SWMTKN- AKID dG9rO sgp_ pat. sat.",
+        "CLOJARS_ CCIPAT_ e2b_ fc- xsmtpsib- zpka_ KGAT_ APP_USR- RGAPI- SWMTKN- AKID dG9rO sgp_ pat. sat. t1.",
     ),
     "a key of a hosted model": Shape(r"\b(?:a[ks]-[A-Za-z0-9]{22}|GOOG1[A-Z0-9]{50,})\b", is_mixed, "ak- as- GOOG1"),
     "a key with a telling prefix": Shape(
@@ -295,7 +295,7 @@ SHAPES = {
         name=True,
     ),
     "a token": Shape(
-        rf"\b(?:[a-z]{{1,9}}|[A-Z]{{2,9}}|[A-Z][a-z]{{2,9}})[0-9]{{0,2}}(?:[_.-][A-Za-z0-9]{{1,9}}){{0,3}}[_.-]({TAIL}{{30,}}(?:\.{TAIL}{{16,}})*)",
+        rf"\b(?:[a-z]{{2,9}}|[A-Z]{{2,9}}|[A-Z][a-z]{{2,9}})[0-9]{{0,2}}(?:[_.-][A-Za-z0-9]{{1,9}}){{0,3}}[_.-]({TAIL}{{30,}}(?:\.{TAIL}{{16,}})*)",
         is_surely_random,
         "_ . -",
         filter=r"[A-Za-z0-9][_.-][A-Za-z_-]*[0-9]",

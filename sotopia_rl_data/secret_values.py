@@ -12,11 +12,11 @@ from itertools import pairwise
 
 _WORD = re.compile(r"[A-Z]?[a-z]{0,15}|[A-Z]{1,15}|[0-9]{1,4}|v[0-9]{1,3}")
 _PART_OF_A_NAME = re.compile(
-    rf"{_WORD.pattern}|[0-9]{{5,8}}|[a-z]{{1,12}}[0-9]|[A-Z]{{3,12}}[0-9]"
+    rf"{_WORD.pattern}|[0-9]{{5,8}}|[a-z]{{1,12}}[0-9]|[A-Z]{{3,12}}[0-9]{{1,3}}"
 )  # numbered names: oauth2, 000123
 _CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}|[A-Z]{2,}(?![a-z]))+")
 _NUMBERED_WORDS = re.compile(r"(?:[A-Z]{0,4}[a-z]{3,}|[A-Z]{2,}|(?<![0-9])[0-9]{1,4})+")  # OAuth2PasswordBearer
-_PLACEHOLDER = re.compile(r"^(?:[<>{}()\[$%]|arn:|urn:)|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example)")
+_PLACEHOLDER = re.compile(r"^(?:[<>{}()\[$%]|arn:|urn:|[~.]{0,2}/[a-z]{2,10}/)|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example)")
 _MADE_UP = re.compile(  # Sunny!Lake42, Welcome123!
     r"(?=.*[A-Z])(?=.*[a-z])(?=.*[0-9])\w+[!@#$%^&*?+~]+\w[\w!@#$%^&*?+~]*|(?!Sha[0-9])[A-Z][a-z]{2,12}[0-9]{3,6}[!@#$%&*?.]?"
 )
@@ -74,6 +74,7 @@ def looks_random(text: str) -> bool:
         or is_made_of_words(text, _PART_OF_A_NAME)
         or (_NUMBERED_WORDS.fullmatch(text) and changes < 0.36 and not _NO_WORD.search(text))
         or len(set(text)) < 6
+        or re.fullmatch("0x[0-9a-fA-F]{,16}", text)
         or kinds == 1
         or not is_not_filled(text)
     ):

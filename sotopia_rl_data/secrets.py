@@ -56,17 +56,18 @@ _LOOSE = (  # errors repeat keys shortened or starred out
 
 # Encoded data may meet these conditions by chance.
 _BY_CHANCE = (is_not_filled, has_no_words, is_mixed, is_surely_random)
+_LONGEST_UNKNOWN = 256  # characters of a token of whose service nothing is known
 _BLOB = re.compile(r"[A-Za-z0-9+/_=-]*")
 _DIGEST = re.compile(r"(?i)(?:sha-?[0-9]{1,3}|md5|h1|integrity|checksum)[=:-]")
 _ID = re.compile(r"\bid[\"']?\s?[:=]\s?[\"']?$")
 
 
-def _encoded(text: str, start: int, end: int) -> bool:
-    """Whether text[start:end] is a piece of encoded data, which is longer than any key, or of a file's digest."""
-    run = _BLOB.match(text, end, end + LONGEST_TOKEN)
-    before = _BLOB.match(text[max(start - LONGEST_TOKEN, 0) : start][::-1])
+def _encoded(text: str, start: int, end: int, longest: int = LONGEST_TOKEN) -> bool:
+    """Whether text[start:end] is a piece of encoded data, which is longer than a key may be, or of a file's digest."""
+    run = _BLOB.match(text, end, end + longest)
+    before = _BLOB.match(text[max(start - longest, 0) : start][::-1])
     first, last = start - len(before[0] if before else ""), run.end() if run else end
-    return last - first > LONGEST_TOKEN or bool(_DIGEST.search(text, max(first - 12, 0), first + 12))
+    return last - first > longest or bool(_DIGEST.search(text, max(first - 12, 0), first + 12))
 
 
 def found(text: str, names: bool = True, shapes: bool = True) -> Iterator[Found]:
@@ -95,7 +96,9 @@ def _candidates(text: str, names: bool = True, shapes: bool = True) -> Iterator[
                 continue
             if group == 2 and match[1] == match[2]:
                 continue
-            if shape.holds is is_surely_random and _ID.search(text, max(start - 10, 0), start):
+            if shape.holds is is_surely_random and (
+                _ID.search(text, max(start - 10, 0), start) or _encoded(text, start, end, _LONGEST_UNKNOWN)
+            ):
                 continue
             if shape.holds(match.group(group)) and not (shape.holds in _BY_CHANCE and _encoded(text, start, end)):
                 yield Found(name, *match.span(group if shape.name else 0))
