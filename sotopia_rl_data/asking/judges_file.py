@@ -39,7 +39,10 @@ from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.secrets import redact
 from sotopia_rl_data.yaml_nodes import NodeReader, read_text
 
-_HINT = "write entries like: - {name: mine, model: qwen, url: http://localhost:8000/v1, key: MY_KEY}"
+_HINT = (
+    "write entries like: - {name: mine, model: qwen, url: http://localhost:8000/v1, key: MY_KEY}; several servers are "
+    "urls: [http://gpu1:8000/v1, http://gpu2:8000/v1]"
+)
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SAMPLING = ("temperature", "max_tokens")

@@ -65,7 +65,7 @@ def hub_errors(repo: str, kind: str, page: str, endpoint: str) -> Iterator[None]
 def _status_error(error: HfHubHTTPError, repo: str, page: str) -> HubError:
     status = error.response.status_code
     told = error.server_message or error.response.headers.get("X-Error-Message")
-    reason = redact(told, loosely=False) if told else one_line(error)
+    reason = one_line(told or error)
     if status in (401, 403):
         return HubError(
             f"The Hub refuses the token for {repo} ({status}: {reason}).",
@@ -79,7 +79,9 @@ def _status_error(error: HfHubHTTPError, repo: str, page: str) -> HubError:
             status=status,
             retry_after=float(after) if after.isdigit() else None,
         )
-    return HubError(f"The Hub refused a request for {repo} ({status}: {reason}).", f"look at {page}")
+    return HubError(
+        f"The Hub refused a request for {repo} ({status}: {reason}).", f"check HF_ENDPOINT, and look at {page}"
+    )
 
 
 def _local(error: OSError, repo: str) -> Exception:
@@ -103,6 +105,6 @@ def no_room(reason: str) -> StoreError:
     )
 
 
-def one_line(error: BaseException) -> str:
-    """The text of an error, in one line."""
+def one_line(error: BaseException | str) -> str:
+    """The text of an error, or what a server said of it, in one short line."""
     return redact(" ".join(str(error).split()).rstrip("."), loosely=False)[:300] or type(error).__name__

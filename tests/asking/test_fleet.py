@@ -99,8 +99,9 @@ def test_a_fleet_is_known_by_its_name_and_one_url_keys_as_a_url_does(tmp_path: P
     ],
 )
 def test_a_wrong_fleet_is_refused_with_its_line(tmp_path: Path, entry: dict[str, Any], wrong: str):
-    with pytest.raises(InputError, match=wrong):
+    with pytest.raises(InputError, match=wrong) as told:
         read(tmp_path, **entry)
+    assert "urls: [http://gpu1:8000/v1, " in told.value.hint
 
 
 @pytest.mark.slow

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -249,6 +251,28 @@ def test_a_hub_that_is_away_or_refuses_is_a_sentence_with_a_hint(hub, origin, pu
         assert "error: " in refused.err
         assert "hint: " in refused.err
         assert "Traceback" not in refused.err
+
+
+@pytest.mark.slow
+def test_a_server_that_is_no_hub_is_told_in_one_line(hub, tmp_path):
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(404)
+            self.end_headers()
+            self.wfile.write(b"<html>\n" + b"<p>Nothing here.\n" * 1_000)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        client = HubClient(url, tmp_path / "hf", hub.xet, SOTOPIA_RL_DATA_CACHE=str(tmp_path / "cache"))
+        try:
+            refused = client("list", "--store", at("lab/toy"), check=False)
+        finally:
+            client.stop()
+            server.shutdown()
+    error, hint = refused.err.splitlines()
+    assert error.startswith("error: The Hub refused a request for lab/toy (404: <html> <p>Nothing here. <p>")
+    assert (len(error) < 500, hint) == (True, f" hint: check HF_ENDPOINT, and look at {url}/datasets/lab/toy")
 
 
 def test_an_address_in_the_place_of_a_name_is_refused_with_what_to_write():
