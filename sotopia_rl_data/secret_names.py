@@ -102,7 +102,7 @@ _SAID = re.compile(  # the words of some languages stand close together
 )
 _KEY_SAID = re.compile(rf"(?i:(?:{_ANY_NAME}|[a-z] key))s?$")
 _TOLD = re.compile(
-    r"(?i:\b(?:is|was|it[’']s)|:|\b(?:pass(?:word|phrase|code)|pwd?|pass -))[\s\"'`]{1,3}$|[是は은는：][\s\"'`「“]?$"
+    r"(?i:\b(?:is|was|it[’']s)|[:?]|\b(?:pass(?:word|phrase|code)|pwd?|pass -))[\s\"'`]{1,3}$|[是は은는：][\s\"'`「“]?$"
 )
 _WORD = re.compile(r"[!#-&*+./:=?-_a-z{}~-]*[0-9][!#-&*+./0-:=?-_a-z{}~-]*")
 _END = re.compile(r"[.!]\s|\n")  # a question may be answered

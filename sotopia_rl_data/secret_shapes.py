@@ -161,7 +161,9 @@ SHAPES = {
         ":// @tcp( @unix(",
         name=True,
     ),
-    "a token before a host": Shape(r"://([A-Za-z0-9_.~%-]{16,})@[A-Za-z0-9\[]", looks_random, "://", name=True),
+    "a token before a host": Shape(
+        r"://([A-Za-z0-9_.~%-]{16,})(?::[\w-]*)?@[A-Za-z0-9\[]", looks_random, "://", name=True
+    ),
     "a token in a URL": Shape(
         r"(?i:[?&#][a-z_.-]*(?:token|key|sig|signature|secret|password|passwd|pwd|credential|auth|code|appid|"
         r"jwt|assertion)"
@@ -202,7 +204,7 @@ SHAPES = {
         r"[^\n|;]{0,80}? -[paPw] ?"
         r"|(?:sqlplus\b[^\n|;]{0,40}? |jdbc:oracle:[a-z]+:)[\w.]+/|\bWIFI:[^\n]{0,80}?P:"
         r"|\b(?:(?:un)?zip\b[^\n|;]{0,80}? -P|openssl\b[^\n|;]{0,80}? -k) "
-        r"| (?:-u|--user)[ =][\"']?[\w.@-]+:)"
+        r"|\blftp\b[^\n|;]{0,80}? -u [\w.@-]+,| (?:-u|--user)[ =][\"']?[\w.@-]+:)"
         r"(\"[^\s\"]{6,}|'[^\s']{6,}|[^\s\"']{6,})",
         is_password,
         "sshpass sqlplus jdbc:oracle WIFI: mysql redis-cli mongo login 7z zip openssl rar sqlcmd ldap -u --user",
@@ -274,11 +276,11 @@ SHAPES = {
         name=True,
     ),
     "a key that a client is made with": Shape(
-        r"(?:(?i:client|login|auth|key|token|credentials?|sdk|search|connect|api|init)\("
+        r"(?:(?i:client|login|auth|key|token|credentials?|sdk|search|connect|api|init|hmac\.new|createhmac)\("
         r"(?:[\"'][^\"'\s]*[\"'], ?)?(?:\w+=)?|\.(?:sign|verify|encode|decode)\(\w+, ?)"
-        rf"[\"']({TAIL}{{24,}})[\"']",
+        rf"b?[\"']({TAIL}{{24,}})[\"']",
         looks_random,
-        "(\" (' =\" =' .sign( .verify( .encode( .decode(",
+        "(\" (' =\" =' (b .sign( .verify( .encode( .decode(",
         name=True,
     ),
     "a login in a program": Shape(

@@ -20,9 +20,10 @@ _PLACEHOLDER = re.compile(r"^(?:[<>{}()\[$%]|arn:|urn:|[~.]{0,2}/[a-z]{2,10}/)|[
 _MADE_UP = re.compile(  # Sunny!Lake42, Welcome123!
     r"(?=.*[A-Z])(?=.*[a-z])(?=.*[0-9])\w+[!@#$%^&*?+~]+\w[\w!@#$%^&*?+~]*|(?!Sha[0-9])[A-Z][a-z]{2,12}[0-9]{3,6}[!@#$%&*?.]?"
 )
-_TOLD = re.compile(  # rel3ase#keys; tulip4garden; bluewhale42, Falcon-2291
+_TOLD = re.compile(  # rel3ase#keys; tulip4garden; bluewhale42, Falcon-2291; marble-Otter-31
     r"(?=.*[A-Za-z])(?=.*[0-9])[\w.-]+[!@#$%^&*?+~][\w.!@#$%^&*?+~-]*|[\w-]*[A-Za-z][0-9]{1,2}[A-Za-z]{2}[\w!-]*"
     r"|[A-Za-z]{4,12}[-_.]?[0-9]{2,6}[A-Za-z!]?|[0-9]{1,2}[A-Za-z]{4}[\w!-]*"
+    r"|(?=.*[A-Z])(?=.*[a-z]{2})(?:[A-Za-z]{3,12}-){2,4}[0-9]{2,6}"
 )
 _ALGORITHM = re.compile(
     r"(?i:pass|your|crypt|(?<![a-z])(?:sha-?[0-9]|md[0-9]|utf-?[0-9]|base[0-9]|oauth|argon|pbkdf|hmac|aes|http|ipv|[xv][0-9]))"
@@ -150,7 +151,9 @@ def has_symbols(text: str) -> bool:
 
 def is_password_in_url(text: str) -> bool:
     """Whether the password in a URL is one, and not the word that stands for it in a manual."""
-    return len(text) > 3 and not re.fullmatch(r"(?i)pass(word|wd)?|pwd|pw|secret|token|key|x+|\*+|[<{$%\[].*", text)
+    return len(text) > 3 and not re.fullmatch(
+        r"(?i)pass(word|wd)?|x-oauth-basic|pwd|pw|secret|token|key|x+|\*+|[<{$%\[].*", text
+    )
 
 
 def is_basic(text: str) -> bool:
