@@ -29,7 +29,7 @@ from sotopia_rl_data.errors import StoreError, UsageError
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)  # pathlib makes one slash of two
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?:/+(.*))?", re.DOTALL)  # pathlib makes s3: of s3://, s3:/a of s3://a
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*|")
 _CHUNK = 16 << 20  # bytes of one request: few enough to come in time on a slow line
@@ -48,7 +48,8 @@ def is_address(text: str | os.PathLike[str]) -> bool:
 
 def spelled(place: str | os.PathLike[str]) -> str:
     """A place as it is told: a path, or an address with both slashes, of which pathlib keeps one."""
-    return _SCHEME.sub(r"\1://\2", os.fspath(place), count=1)
+    found = _SCHEME.fullmatch(os.fspath(place))
+    return f"{found[1]}://{found[2] or ''}" if found else os.fspath(place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Bucket:
     def __init__(self, address: str | os.PathLike[str]) -> None:
         """Reads the address only. Raises UsageError where it is none that can be used."""
         found = _SCHEME.fullmatch(os.fspath(address))
-        scheme, rest = (found[1].lower(), found[2].rstrip("/")) if found else ("", "")
+        scheme, rest = (found[1].lower(), (found[2] or "").rstrip("/")) if found else ("", "")
         if scheme != "s3":
             raise UsageError(
                 f"An address that begins with {scheme}:// cannot be used here.",

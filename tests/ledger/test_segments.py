@@ -15,7 +15,7 @@ from fixtures.attempts import an_answer
 from fixtures.s3 import S3Server, address, s3_server  # noqa: F401
 from fixtures.stores import python
 
-from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.errors import StoreError, UsageError
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.segments import SEND_LINES, Segments, local_folder
 from sotopia_rl_data.store.bucket import Bucket
@@ -167,6 +167,14 @@ def test_a_folder_that_does_not_name_its_bucket_is_refused(said: bytes, tmp_path
     (tmp_path / ".bucket" / "bucket.json").write_bytes(said)
     with pytest.raises(StoreError, match="does not name the bucket"):
         Ledger(tmp_path)
+
+
+def test_an_address_without_a_bucket_is_not_a_folder_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    for place in ("s3://", Path("s3://")):  # which is `s3:`
+        with pytest.raises(UsageError, match="What follows s3:// is not the name of a bucket"):
+            Ledger(place)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_for_answers_on_their_way_that_depends_on_where_one_is_is_refused(monkeypatch: pytest.MonkeyPatch):
