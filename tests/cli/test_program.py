@@ -8,8 +8,10 @@ import os
 import pty
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 import venv
 from pathlib import Path
 
@@ -451,3 +453,15 @@ def test_commands_in_hints_have_the_store_that_was_named_and_names_of_commands_s
     assert plain(show("shwo").err).partition(" hint: ")[2] == "did you mean `sotopia-rl-data show`?\n"
     relative = show("import", "--name", "demo/e", "--store", "nowhere", "--json", "none.jsonl").err
     assert "--store" not in relative  # `import --help` needs none
+
+
+def test_ctrl_c_inside_duckdb_is_an_interruption_and_no_bug():
+    import duckdb
+
+    endless = "SELECT count(*) FROM range(10000000000) a, range(100) b WHERE a.range % 7 = b.range"
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with duckdb.connect() as connection, pytest.raises((RuntimeError, KeyboardInterrupt)) as error:
+        connection.execute(endless).fetchall()
+    timer.join()
+    assert program._told(error.value) == ("Interrupted.", "run the same command again", 130)
