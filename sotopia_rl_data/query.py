@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import secrets
+import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -104,7 +106,8 @@ def stream(
 
 @contextmanager
 def time_limit(connection: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[None]:
-    """Inside the block a query that runs on after `seconds` is ended. Raises QueryError then."""
+    """Inside the block a query that runs on after `seconds` is ended, and at once by Ctrl-C. Raises QueryError, or
+    KeyboardInterrupt."""
     ended = threading.Event()
 
     def end() -> None:
@@ -116,7 +119,8 @@ def time_limit(connection: duckdb.DuckDBPyConnection, seconds: float) -> Iterato
     timer.daemon = True
     timer.start()
     try:
-        yield
+        with _ended_by_signals(connection):
+            yield
     except Exception as error:
         if ended.is_set():
             raise QueryError(
@@ -127,6 +131,36 @@ def time_limit(connection: duckdb.DuckDBPyConnection, seconds: float) -> Iterato
     finally:
         timer.finished.set()
         timer.join()
+
+
+@contextmanager
+def _ended_by_signals(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Inside the block a signal that ends the program ends a query first: while DuckDB computes a batch, Python's own
+    handler would have to wait until it is there. Not in other threads than the main one, which are never told of
+    signals, nor where an event loop is told of them already."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard, told = socket.socketpair()
+    told.setblocking(False)
+    before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    if before != -1:
+        signal.set_wakeup_fd(before)
+
+    def listen() -> None:
+        while number := heard.recv(1):
+            if number[0] in (signal.SIGINT, signal.SIGTERM):
+                connection.interrupt()
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        told.close()  # ends `listen`
+        thread.join()
+        heard.close()
 
 
 def check_select(connection: duckdb.DuckDBPyConnection, text: str, example: str) -> None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import venv
 from pathlib import Path
 
@@ -465,3 +466,24 @@ def test_ctrl_c_inside_duckdb_is_an_interruption_and_no_bug():
         connection.execute(endless).fetchall()
     timer.join()
     assert program._told(error.value) == ("Interrupted.", "run the same command again", 130)
+
+
+INTERRUPTED = """
+import os, signal, sys, threading
+import duckdb
+from sotopia_rl_data.cli import program
+threading.Timer(3, os.kill, (os.getpid(), signal.Signals[sys.argv[1]])).start()
+program.main(sys.argv[2:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_ctrl_c_ends_a_query_that_has_no_row_yet(run, tmp_path, name):
+    assert run("import", "--name", "a/b").returncode == 0
+    endless = "SELECT count(*) FROM range(10000000000) a, range(100) b WHERE a.range % 7 = b.range"
+    command = [sys.executable, "-c", INTERRUPTED, name, "query", "a/b", endless, "--store", str(tmp_path / "store")]
+    began = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert (done.returncode, "error: Interrupted." in done.stderr) == (130, True), done.stderr
+    assert time.monotonic() - began < 30
