@@ -61,9 +61,11 @@ _FOREIGN = tuple(name for name in SECRET_NAMES if not re.search(_ENGLISH, name))
 _TELLING, _TELLING_ABROAD = re.compile(_ENGLISH), re.compile("|".join((_ENGLISH, *_FOREIGN)))
 _PUBLIC_WORDS = (
     "public|publishable|web_?socket|verif[a-z]{1,8}|cache|partition|primary|foreign|sort|routing|idempotency|dedup|"
-    "request|gpg|did:|site"
+    "request|gpg|did:|site|dns"
 )
-PUBLIC = re.compile(rf"(?i)(?:(?:{_PUBLIC_WORDS})[_ -]?key|[0-9]:secret|hashed[_ -]?\w+)$")
+PUBLIC = re.compile(
+    rf"(?i)(?:(?:{_PUBLIC_WORDS})[_ -]?key(?:[_ -]?token)?|[0-9]:secret|(?:hashed|checksum)[_ /-]?\w+)$"
+)
 _PUBLIC_KEYS = re.compile(r"\W{1,12}kty\b")  # of a JSON Web Key Set
 _A_NAME = re.compile(rf"(?:{_ANY_NAME})(?![a-z])")
 _OF_A_HEADER = re.compile(r"(?:^|[^a-z])x-[a-z-]+-key$")
@@ -192,8 +194,8 @@ def _name_before(text: str, end: int) -> str:
     before = text[max(end - _LONGEST_NAME, 0) : end]
     name = _snake_case(_AFTER_A_NAME.sub("", _BODY.sub("", before)))
     if name.endswith("value") and (pair := _PAIR.search(text, max(end - 2 * _LONGEST_NAME, 0), end)):
-        return _snake_case(pair[1])
-    if _DEFAULT.search(name):
+        name = _snake_case(pair[1])
+    elif _DEFAULT.search(name):
         names = _A_NAME.findall(_snake_case(re.split(r";|\n\s*\n", text[max(end - _STATEMENT, 0) : end])[-1]))
         return str(names[-1]) if names else ""
     if _BARE_PASS.search(name):

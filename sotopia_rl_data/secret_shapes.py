@@ -134,7 +134,9 @@ SHAPES = {
     "a PGP block": Shape(rf"-----BEGIN PGP (?:MESSAGE|SECRET KEY BLOCK)-----{_BODY}", is_anything, "BEGIN PGP"),
     "a JSON web token": Shape(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*", is_anything, "eyJ"),
     "a token in JSON in base64": Shape(r"(?:^|[\s\"'=])(eyJ[A-Za-z0-9_-]{100,})", is_mixed, "eyJ"),
-    "a bearer token": Shape(r"\b[Bb](?:earer|EARER)[ :]+([A-Za-z0-9._~+/=-]{16,})", has_no_words, "earer EARER"),
+    "a bearer token": Shape(
+        r"\b[Bb](?:earer|EARER)[ :]+(?:[\"'] ?[+.,] ?[\"'])?([A-Za-z0-9._~+/=-]{16,})", has_no_words, "earer EARER"
+    ),
     "a password of HTTP Basic": Shape(r"\b[Bb](?:asic|ASIC) +([A-Za-z0-9+/_-]{8,}={0,2})", is_basic, "asic ASIC"),
     "a web hook": Shape(
         r"(?:hook[a-z0-9.:-]*/(?:[A-Za-z0-9@_.-]+/)*"
@@ -237,9 +239,11 @@ SHAPES = {
     ),
     "a password in a table": Shape(  # INSERT INTO users (name, password) VALUES …; a head of columns, and a row
         r"(?i:\bpass(?:word|wd)?s?\b[\"`']?(?:\)\s*values\s*\([^;\n]*?|(?:[,;\t][^\n]*)?\n(?:[^\n]*?[,;\t])?)"
-        r"[\"']?([^\s\"',;|]*[0-9][^\s\"',;|]*))",
+        r"[\"']?([^\s\"',;|]*[0-9][^\s\"',;|]*))"
+        r"|(?i:token|secret|(?:access|api)[ _-]?key)[\"']?\r?\n"  # the last of the columns
+        rf"[^\n]*[,;\t][\"']?({VALUE}{{16,}})[\"']?\r?(?m:$)",
         is_told_password,
-        "pass",
+        "pass token secret key",
         name=True,
     ),
     "a login": Shape(

@@ -16,7 +16,9 @@ _PART_OF_A_NAME = re.compile(
 )  # numbered names: oauth2, 000123
 _CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}|[A-Z]{2,}(?![a-z]))+")
 _NUMBERED_WORDS = re.compile(r"(?:[A-Z]{0,4}[a-z]{3,}|[A-Z]{2,}|(?<![0-9])[0-9]{1,4})+")  # OAuth2PasswordBearer
-_PLACEHOLDER = re.compile(r"^(?:[<>{}()\[$%]|arn:|urn:|[~.]{0,2}/[a-z]{2,10}/)|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example)")
+_PLACEHOLDER = re.compile(  # or where the value is: arn:…, /run/…, vault:secret/data/…
+    r"^(?:[<>{}()\[$%]|arn:|urn:|(?:[a-z-]{2,20}[:/]/?|[~.]{0,2}/)[a-z]{2,10}/)|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example)"
+)
 _MADE_UP = re.compile(  # Sunny!Lake42, Welcome123!
     r"(?=.*[A-Z])(?=.*[a-z])(?=.*[0-9])\w+[!@#$%^&*?+~]+\w[\w!@#$%^&*?+~]*|(?!Sha[0-9])[A-Z][a-z]{2,12}[0-9]{3,6}[!@#$%&*?.]?"
 )
@@ -31,6 +33,7 @@ _ALGORITHM = re.compile(
 _FOR_ONE_APP = re.compile("[\"'][a-z]{4}(?: [a-z]{4}){3}[\"']")  # as Google gives them
 _NUMBERED = re.compile(rf"^(?!.*(?:{_ALGORITHM.pattern}))(?=.*[A-Za-z]{{3}}).*[0-9]")  # kettle-9-drum
 _NO_WORD = re.compile(r"^(?:[A-Z0-9]*[B-DF-HJ-NP-TV-Z]{5}[A-Z0-9]*|[a-z0-9]*[b-df-hj-np-tv-z]{5}[a-z0-9]*)$")
+_ADDRESS_OR_PATTERN = re.compile(r"://|[A-Za-z0-9]-[A-Za-z0-9_-]*\][+*{]")
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 
 
@@ -110,7 +113,9 @@ def is_password(text: str) -> bool:
         return False
     if _PLACEHOLDER.search(text) or len(text) < 6 or "://" in text or re.match(r"[/~]|@.*\.", text):
         return False
-    plain = re.fullmatch(r"_?[A-Za-z][a-z]*(?:[A-Z][a-z]+)*|[A-Z_]+|[0-9.,:]{1,9}|(.)\1*", text)
+    if text.isalpha() and not text.isascii():  # a word of another language, as in a program's translations
+        return False
+    plain = re.fullmatch(r"[_-]?[A-Za-z][a-z]*(?:[A-Z][a-z]+)*|[A-Z_]+|[0-9.,:]{1,9}|(.)\1*", text)
     return not plain or (quoted and len(text) >= 12)
 
 
@@ -144,9 +149,10 @@ def is_drawn_path(text: str) -> bool:
 
 
 def has_symbols(text: str) -> bool:
-    """Whether a quoted text was drawn from letters, digits and punctuation: no blanks, and not an address or code."""
+    """Whether a quoted text was drawn from letters, digits and punctuation: no blanks, no address and no pattern."""
     marks = {c for c in text if not c.isalnum()}
-    return len(marks) >= 4 and _changes(text)[0] > 0.2 and any(map(str.isdigit, text)) and "://" not in text
+    drawn = len(marks) >= 4 and _changes(text)[0] > 0.2 and any(map(str.isdigit, text))
+    return drawn and not _ADDRESS_OR_PATTERN.search(text)
 
 
 def is_password_in_url(text: str) -> bool:
