@@ -42,7 +42,7 @@ _ABOUT_A_KEY = {
     *("id", "ids", "name", "names", "url", "uri", "length", "size", "type", "path", "file", "hash", "count"),
     *("version", "arn", "limit", "index", "alias"),
     *("sock", "mode", "method", "backend", "algorithm", "alg", "issuer", "provider", "format", "scope"),
-    *("fingerprint", "digest", "prefix", "suffix", "hint", "user", "email"),
+    *("fingerprint", "digest", "prefix", "suffix", "hint", "user", "email", "identifier", "header", "label"),
 }
 _ANY_NAME = "|".join(map(re.escape, SECRET_NAMES))
 SUSPICIOUS_NAMES = (
@@ -61,12 +61,12 @@ _FOREIGN = tuple(name for name in SECRET_NAMES if not re.search(_ENGLISH, name))
 _TELLING, _TELLING_ABROAD = re.compile(_ENGLISH), re.compile("|".join((_ENGLISH, *_FOREIGN)))
 _PUBLIC_WORDS = (
     "public|publishable|web_?socket|verif[a-z]{1,8}|cache|partition|primary|foreign|sort|routing|idempotency|dedup|"
-    "request|gpg|did:|site|dns"
+    "request|gpg|did:|site|dns|sheet"
 )
-PUBLIC = re.compile(
-    rf"(?i)(?:(?:{_PUBLIC_WORDS})[_ -]?key(?:[_ -]?token)?|[0-9]:secret|(?:hashed|checksum)[_ /-]?\w+)$"
-)
+_HASHED = r"(?:hashed|checksum|(?:sum|hash|digest|fingerprint) of(?: the| a| your)?)[_ /-]?\w+"
+PUBLIC = re.compile(rf"(?i)(?:(?:{_PUBLIC_WORDS})[_ -]?key(?:[_ -]?token)?|[0-9]:secret|{_HASHED})$")
 _PUBLIC_KEYS = re.compile(r"\W{1,12}kty\b")  # of a JSON Web Key Set
+_DIGEST_OF = re.compile(r"(?i)(?:md5|sha[0-9_-]{1,5}|hash|crypt)\([^()\n]{0,24}\)\s?$")
 _A_NAME = re.compile(rf"(?:{_ANY_NAME})(?![a-z])")
 _OF_A_HEADER = re.compile(r"(?:^|[^a-z])x-[a-z-]+-key$")
 _BARE_PASS = re.compile(  # mail_pass, dbpass; but not compass
@@ -107,9 +107,10 @@ _TOLD = re.compile(
     r"(?i:\b(?:is|was|it[’']s)|[:?]|\b(?:pass(?:word|phrase|code)|pwd?|pass -))[\s\"'`]{1,3}$|[是は은는：][\s\"'`「“]?$"
 )
 _WORD = re.compile(r"[!#-&*+./:=?-_a-z{}~-]*[0-9][!#-&*+./0-:=?-_a-z{}~-]*")
-_END = re.compile(r"[.!]\s|\n")  # a question may be answered
-_AN_ID = re.compile(r"id[\"']?\s?[:=]\s?[\"']?$")
-_ADDRESS = re.compile(r"^(?:org|proj|req|user)[-_]|://|\.[^.]*/|.=.|^[/~@]|@|^AAAA")
+_END = re.compile(r"[.!]\s|\n|\bENC[\[(]")  # a question may be answered; what is encrypted tells nothing
+_AN_ID = re.compile(r"(?:id[\"']?\s?[:=]\s?|\bid\s|(?i:sha)-?[0-9]{1,3}[:=])[\"']?$")
+_ADDRESS = re.compile(r"^0x[0-9a-fA-F]{1,40}$|^(?:org|proj|req|user|sha[0-9]{1,3})[-_]|://|\.[^.]*/|.=.|^[/~@]|@|^AAAA")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
 _NAMED_KEY = re.compile(rf"[\"'`]?({VALUE}{{16,}})")
 _NAMED_SECRET = re.compile(rf"[\"'`]?({VALUE}{{8,}})")
 _SYMBOLS = re.compile(r"(?P<quote>[\"'`])((?:(?!(?P=quote))\S){16,})(?P=quote)")
@@ -147,7 +148,7 @@ def named(text: str) -> Iterator[Found]:
 
 def _said(text: str, name: re.Match[str]) -> Found | None:
     """The first word behind a name in the same sentence that was drawn: "the password of the box is …"."""
-    before = text[max(name.end() - 20, 0) : name.end()]
+    before = text[max(name.end() - 30, 0) : name.end()]
     if PUBLIC.search(before) or _PUBLIC_KEYS.match(text, name.end()):
         return None
     shortest = 16 if name[0].startswith(_KEYS_SAID) else 8
@@ -170,6 +171,8 @@ def _value(text: str, start: int, end: int) -> Found | None:
     opening = _BEFORE_A_VALUE.match(text, end)
     end = opening.end() if opening else end
     name, weak = _name_before(text, start), _WEAK.search(text[start : end + 1])
+    if _DIGEST_OF.search(text, max(start - _LONGEST_NAME, 0), start):
+        return None
     if name.endswith(_PASSWORD_NAMES):
         shape, pattern, group = "a password", _NAMED_PASSWORD, 0
         holds = is_told_password if weak else is_password
@@ -183,6 +186,8 @@ def _value(text: str, start: int, end: int) -> Found | None:
     if group == 1 and (quoted := _SYMBOLS.match(text, end, end + LONGEST_TOKEN)) and has_symbols(quoted[2]):
         return Found(shape, *quoted.span(2))
     value = pattern.match(text, end, end + LONGEST_TOKEN)
+    if value and name.endswith("id") and _UUID.match(value[group]):
+        return None  # of a session of work; one that logs in stands in a cookie
     if value and holds(value[group]) and (whole := pattern.match(text, end)):
         return Found(shape, *whole.span(group))
     return None

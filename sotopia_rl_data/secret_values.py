@@ -78,7 +78,7 @@ def looks_random(text: str) -> bool:
         or is_made_of_words(text, _PART_OF_A_NAME)
         or (_NUMBERED_WORDS.fullmatch(text) and changes < 0.36 and not _NO_WORD.search(text))
         or len(set(text)) < 6
-        or re.fullmatch("0x[0-9a-fA-F]{,16}", text)
+        or re.fullmatch("0x(?:[0-9a-fA-F]{,16}|[0-9a-fA-F]{40})", text)  # a number; an address
         or kinds == 1
         or not is_not_filled(text)
     ):
@@ -109,7 +109,7 @@ def is_password(text: str) -> bool:
     text = text.strip("\"'").rstrip(".,;:!?)]")
     if is_made_of_words(text) and not (_NUMBERED.search(text) and (quoted or not re.search("[._]", text))):
         return False
-    if re.fullmatch(r"[a-z]+(?:[|][a-z0-9:]+)+", text):  # required|string|min:8
+    if re.fullmatch(r"[a-z0-9]+(?:[|][a-z0-9:]+)+", text):  # required|string|min:8
         return False
     if _PLACEHOLDER.search(text) or len(text) < 6 or "://" in text or re.match(r"[/~]|@.*\.", text):
         return False

@@ -59,7 +59,7 @@ _BY_CHANCE = (is_not_filled, has_no_words, is_mixed, is_surely_random)
 _LONGEST_UNKNOWN = 256  # characters of a token of whose service nothing is known
 _BLOB = re.compile(r"[A-Za-z0-9+/_=-]*")
 _DIGEST = re.compile(r"(?i)(?:sha-?[0-9]{1,3}|md5|h1|integrity|checksum)[=:-]")
-_ID = re.compile(r"\bid[\"']?\s?[:=]\s?[\"']?$")
+_ID = re.compile(r"(?:\bid|site_?key)[\"']?\s?[:=]\s?[\"']?[\w-]{0,40}$")
 
 
 def _encoded(text: str, start: int, end: int, longest: int = LONGEST_TOKEN) -> bool:
@@ -97,7 +97,7 @@ def _candidates(text: str, names: bool = True, shapes: bool = True) -> Iterator[
             if group == 2 and match[1] == match[2]:
                 continue
             if shape.holds is is_surely_random and (
-                _ID.search(text, max(start - 10, 0), start) or _encoded(text, start, end, _LONGEST_UNKNOWN)
+                _ID.search(text, max(start - 60, 0), start) or _encoded(text, start, end, _LONGEST_UNKNOWN)
             ):
                 continue
             if shape.holds(match.group(group)) and not (shape.holds in _BY_CHANCE and _encoded(text, start, end)):
