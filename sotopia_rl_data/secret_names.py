@@ -46,7 +46,7 @@ _ABOUT_A_KEY = {
 }
 _ANY_NAME = "|".join(map(re.escape, SECRET_NAMES))
 SUSPICIOUS_NAMES = (
-    rf"(?i:(?:{_ANY_NAME}|-key| key|[a-z]key|pass|\bpw|(?-i:[a-z0-9]Pw)|creds|log-?in|[a-z]pat)s?"
+    rf"(?i:(?:{_ANY_NAME}|(?m:^|[ -])key|[a-z]key|pass|\bpw|(?-i:[a-z0-9]Pw)|creds|log-?in|[a-z]pat)s?"
     r"(?:[^a-z0-9]*(?:[:=>,{(|→：＝\"'`]|&quot|&#3|</|%[0-9]|is\b|was\b|value|default)"
     r"|[^\n]*[0-9]))|(?i:\bdefault(?:_?value)?[\"']?\s*[=:]|\breturn\s[\"'`])"
 )
@@ -63,8 +63,11 @@ _PUBLIC_WORDS = (
     "public|publishable|web_?socket|verif[a-z]{1,8}|cache|partition|primary|foreign|sort|routing|idempotency|dedup|"
     "request|gpg|did:|site|dns|sheet"
 )
+_CURSORS = "(?:page|pagination|continuation|sync|cursor)"  # where a listing goes on
 _HASHED = r"(?:hashed|checksum|(?:sum|hash|digest|fingerprint) of(?: the| a| your)?)[_ /-]?\w+"
-PUBLIC = re.compile(rf"(?i)(?:(?:{_PUBLIC_WORDS})[_ -]?key(?:[_ -]?token)?|[0-9]:secret|{_HASHED})$")
+PUBLIC = re.compile(
+    rf"(?i)(?:(?:{_PUBLIC_WORDS})[_ -]?key(?:[_ -]?token)?|{_CURSORS}[_ -]?token|[0-9]:secret|{_HASHED})$"
+)
 _PUBLIC_KEYS = re.compile(r"\W{1,12}kty\b")  # of a JSON Web Key Set
 _DIGEST_OF = re.compile(r"(?i)(?:md5|sha[0-9_-]{1,5}|hash|crypt)\([^()\n]{0,24}\)\s?$")
 _A_NAME = re.compile(rf"(?:{_ANY_NAME})(?![a-z])")
@@ -99,12 +102,13 @@ _BEFORE_A_VALUE = re.compile(
 )
 _KEYS_SAID = ("key", "token", "secret")
 _SAID = re.compile(  # the words of some languages stand close together
-    rf"(?:\b(?:pass|pw|creds|credentials|log-?in)|{'|'.join((*_PASSWORDS, *_KEYS_SAID))})(?:s|e[nt])?"
+    rf"(?:\b(?:pass|pw|creds|credentials|log-?in)|{'|'.join((*_PASSWORDS, *_KEYS_SAID))})(?:s|e[nt]|[0-9])?"
     r"(?=[\s\"'`*:,?(是はが는은이])"
 )
 _KEY_SAID = re.compile(rf"(?i:(?:{_ANY_NAME}|[a-z] key))s?$")
 _TOLD = re.compile(
-    r"(?i:\b(?:is|was|it[’']s)|[:?]|\b(?:pass(?:word|phrase|code)|pwd?|pass -))[\s\"'`]{1,3}$|[是は은는：][\s\"'`「“]?$"
+    r"(?i:\b(?:is|was|it[’']s)|[:?→]|\b(?:pass(?:word|phrase|code)|pwd?|pass -))[\s\"'`]{1,3}$"
+    r"|[是は은는：][\s\"'`「“]?$"
 )
 _WORD = re.compile(r"[!#-&*+./:=?-_a-z{}~-]*[0-9][!#-&*+./0-:=?-_a-z{}~-]*")
 _END = re.compile(r"[.!]\s|\n|\bENC[\[(]")  # a question may be answered; what is encrypted tells nothing
@@ -112,6 +116,7 @@ _AN_ID = re.compile(r"(?:id[\"']?\s?[:=]\s?|\bid\s|(?i:sha)-?[0-9]{1,3}[:=])[\"'
 _ADDRESS = re.compile(r"^0x[0-9a-fA-F]{1,40}$|^(?:org|proj|req|user|sha[0-9]{1,3})[-_]|://|\.[^.]*/|.=.|^[/~@]|@|^AAAA")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
 _NAMED_KEY = re.compile(rf"[\"'`]?({VALUE}{{16,}})")
+_REST = re.compile(rf"{VALUE}*")
 _NAMED_SECRET = re.compile(rf"[\"'`]?({VALUE}{{8,}})")
 _SYMBOLS = re.compile(r"(?P<quote>[\"'`])((?:(?!(?P=quote))\S){16,})(?P=quote)")
 _HEADER = re.compile(rf"[\"'`]?(?:[A-Za-z]{{3,10}} +)?({VALUE}{{16,}})")
@@ -153,7 +158,8 @@ def _said(text: str, name: re.Match[str]) -> Found | None:
         return None
     shortest = 16 if name[0].startswith(_KEYS_SAID) else 8
     end = _END.search(text, name.end(), name.end() + _SENTENCE)
-    for word in _WORD.finditer(text, name.end(), end.start() if end else name.end() + _SENTENCE):
+    limit = end.start() if end else name.end() + _SENTENCE
+    for word in _WORD.finditer(text, name.end(), limit):
         start = word.start() + (0 if "://" in word[0] else word[0].rfind(":") + 1)
         said = text[start : word.end()].rstrip(".!?")
         if len(said) < shortest or _ADDRESS.search(said) or _AN_ID.search(text, max(start - 8, 0), start):
@@ -162,7 +168,8 @@ def _said(text: str, name: re.Match[str]) -> Found | None:
         hexadecimal = len(said) >= 32 and told and _KEY_SAID.search(before)
         password = shortest == 8 and told and name[0][:3] != "log" and is_told_password(said)
         if is_surely_drawn(said) or password or (hexadecimal and looks_random(said)):
-            return Found("a key or password in a sentence", start, start + len(said))
+            rest = _REST.match(text, limit) if word.end() == limit else None
+            return Found("a key or password in a sentence", start, rest.end() if rest else start + len(said))
     return None
 
 

@@ -135,7 +135,7 @@ SHAPES = {
     "a JSON web token": Shape(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*", is_anything, "eyJ"),
     "a token in JSON in base64": Shape(r"(?:^|[\s\"'=])(eyJ[A-Za-z0-9_-]{100,})", is_mixed, "eyJ"),
     "a bearer token": Shape(
-        r"\b[Bb](?:earer|EARER)[ :]+(?:[\"'] ?[+.,] ?[\"'])?([A-Za-z0-9._~+/=-]{16,})", has_no_words, "earer EARER"
+        r"\b[Bb](?:earer|EARER)[ :,]+(?:[\"'] ?[+.,] ?[\"'])?([A-Za-z0-9._~+/=-]{16,})", has_no_words, "earer EARER"
     ),
     "a password of HTTP Basic": Shape(r"\b[Bb](?:asic|ASIC) +([A-Za-z0-9+/_-]{8,}={0,2})", is_basic, "asic ASIC"),
     "a web hook": Shape(
@@ -228,7 +228,7 @@ SHAPES = {
     ),
     "a secret that is piped": Shape(
         r"\b(?:echo|printf)(?: -n)? +(\"[^\s\"]{6,}\"|'[^\s']{6,}'|[^\s\"'|]{6,}) *\|"
-        r"[^\n|]{0,80}(?:-(?:pass|token|key|secret|std)| secrets? (?:put|create|set|add)\b)"
+        r"[^\n|]{0,80}(?:-(?:pass|token|key|secret|std)|\bsudo -S| (?:env|secrets?) (?:put|create|set|add)\b)"
         r"|(?:pass|token|key|secret)[^\n]{0,40}<<< ?(\"[^\s\"]{6,}\"|'[^\s']{6,}'|[^\s\"'|]{6,})",
         is_password,
         "echo printf <<<",

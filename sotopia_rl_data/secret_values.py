@@ -16,8 +16,8 @@ _PART_OF_A_NAME = re.compile(
 )  # numbered names: oauth2, 000123
 _CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}|[A-Z]{2,}(?![a-z]))+")
 _NUMBERED_WORDS = re.compile(r"(?:[A-Z]{0,4}[a-z]{3,}|[A-Z]{2,}|(?<![0-9])[0-9]{1,4})+")  # OAuth2PasswordBearer
-_PLACEHOLDER = re.compile(  # or where the value is: arn:…, /run/…, vault:secret/data/…
-    r"^(?:[<>{}()\[$%]|arn:|urn:|(?:[a-z-]{2,20}[:/]/?|[~.]{0,2}/)[a-z]{2,10}/)|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example)"
+_PLACEHOLDER = re.compile(  # or where the value is: arn:…, process.env.…, /run/…, vault:secret/data/…
+    r"^(?:[<>{}()\[$%]|arn:|urn:|(?:[a-z]{2,8}\.){,2}env\.|(?:[a-z-]{2,20}[:/]/?|[~.]{0,2}/)[a-z]{2,10}/)|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example)"
 )
 _MADE_UP = re.compile(  # Sunny!Lake42, Welcome123!
     r"(?=.*[A-Z])(?=.*[a-z])(?=.*[0-9])\w+[!@#$%^&*?+~]+\w[\w!@#$%^&*?+~]*|(?!Sha[0-9])[A-Z][a-z]{2,12}[0-9]{3,6}[!@#$%&*?.]?"
@@ -30,10 +30,13 @@ _TOLD = re.compile(  # rel3ase#keys; tulip4garden; bluewhale42, Falcon-2291; mar
 _ALGORITHM = re.compile(
     r"(?i:pass|your|crypt|(?<![a-z])(?:sha-?[0-9]|md[0-9]|utf-?[0-9]|base[0-9]|oauth|argon|pbkdf|hmac|aes|http|ipv|[xv][0-9]))"
 )
-_FOR_ONE_APP = re.compile("[\"'][a-z]{4}(?: [a-z]{4}){3}[\"']")  # as Google gives them
+_FOR_ONE_APP = re.compile(  # as Google and WordPress give them
+    "[\"'](?:[a-z]{4}(?: [a-z]{4}){3}|(?=.*[0-9])[A-Za-z0-9]{4}(?: [A-Za-z0-9]{4}){3,5})[\"']"
+)
 _NUMBERED = re.compile(rf"^(?!.*(?:{_ALGORITHM.pattern}))(?=.*[A-Za-z]{{3}}).*[0-9]")  # kettle-9-drum
 _NO_WORD = re.compile(r"^(?:[A-Z0-9]*[B-DF-HJ-NP-TV-Z]{5}[A-Z0-9]*|[a-z0-9]*[b-df-hj-np-tv-z]{5}[a-z0-9]*)$")
-_ADDRESS_OR_PATTERN = re.compile(r"://|[A-Za-z0-9]-[A-Za-z0-9_-]*\][+*{]")
+_ADDRESS_OR_PATTERN = re.compile(r"://|\(\?[:=!<P]|[A-Za-z0-9]-[A-Za-z0-9][^\]\s]{0,20}\][+*{]")
+_SLUG = re.compile(r"[a-z]{2,12}-[a-z]{2,12}-")  # of a page's address, with its id behind it
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 
 
@@ -55,7 +58,7 @@ def has_no_words(text: str) -> bool:
 
 def is_mixed(text: str) -> bool:
     """Whether letters and digits take turns in a text that is neither words nor filled."""
-    return has_no_words(text) and any(c.isdigit() for c in text) and _changes(text)[0] > 0.2
+    return has_no_words(text) and not _SLUG.match(text) and any(c.isdigit() for c in text) and _changes(text)[0] > 0.2
 
 
 def is_anything(_: str) -> bool:
