@@ -42,7 +42,22 @@ _ABOUT_A_KEY = {
     *("id", "ids", "name", "names", "url", "uri", "length", "size", "type", "path", "file", "hash", "count"),
     *("version", "arn", "limit", "index", "alias"),
     *("sock", "mode", "method", "backend", "algorithm", "alg", "issuer", "provider", "format", "scope"),
-    *("fingerprint", "digest", "prefix", "suffix", "hint", "user", "email", "identifier", "header", "label"),
+    *(
+        "fingerprint",
+        "digest",
+        "prefix",
+        "suffix",
+        "hint",
+        "user",
+        "email",
+        "identifier",
+        "header",
+        "label",
+        "ref",
+        "uid",
+        "sha",
+        "md",
+    ),
 }
 _ANY_NAME = "|".join(map(re.escape, SECRET_NAMES))
 SUSPICIOUS_NAMES = (
@@ -60,11 +75,11 @@ _ENGLISH = r"key|token|secret|credential|auth|pat\b|dsn|session|pass|pw|creds|lo
 _FOREIGN = tuple(name for name in SECRET_NAMES if not re.search(_ENGLISH, name))
 _TELLING, _TELLING_ABROAD = re.compile(_ENGLISH), re.compile("|".join((_ENGLISH, *_FOREIGN)))
 _PUBLIC_WORDS = (
-    "public|publishable|web_?socket|verif[a-z]{1,8}|cache|partition|primary|foreign|sort|routing|idempotency|dedup|"
-    "request|gpg|did:|site|dns|sheet"
+    "public|publishable|web_?socket|verif[a-z]{1,8}|cache|partition|primary|foreign|sort|routing|idempotency|dedupe?|"
+    "request|gpg|did:|site|dns|sheet|pub|peer|row|object|surrogate"
 )
 _CURSORS = "(?:page|pagination|continuation|sync|cursor)"  # where a listing goes on
-_HASHED = r"(?:hashed|checksum|(?:sum|hash|digest|fingerprint) of(?: the| a| your)?)[_ /-]?\w+"
+_HASHED = r"(?:hashed|checksum|(?:sum|hash|digest|fingerprint|md5|sha-?[0-9]{1,3}) of(?: the| a| your)?)[_ /-]?\w+"
 PUBLIC = re.compile(
     rf"(?i)(?:(?:{_PUBLIC_WORDS})[_ -]?key(?:[_ -]?token)?|{_CURSORS}[_ -]?token|[0-9]:secret|{_HASHED})$"
 )
@@ -113,7 +128,9 @@ _TOLD = re.compile(
 _WORD = re.compile(r"[!#-&*+./:=?-_a-z{}~-]*[0-9][!#-&*+./0-:=?-_a-z{}~-]*")
 _END = re.compile(r"[.!]\s|\n|\bENC[\[(]")  # a question may be answered; what is encrypted tells nothing
 _AN_ID = re.compile(r"(?:id[\"']?\s?[:=]\s?|\bid\s|(?i:sha)-?[0-9]{1,3}[:=])[\"']?$")
-_ADDRESS = re.compile(r"^0x[0-9a-fA-F]{1,40}$|^(?:org|proj|req|user|sha[0-9]{1,3})[-_]|://|\.[^.]*/|.=.|^[/~@]|@|^AAAA")
+_ADDRESS = re.compile(
+    r"^0x[0-9a-fA-F]{1,40}$|^(?:org|proj|req|user|sha[0-9]{1,3})[-_]|://|\.[^.]*/|/.*\.[a-z]{2,7}$|.=.|^[/~@]|@|^AAAA"
+)
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
 _NAMED_KEY = re.compile(rf"[\"'`]?({VALUE}{{16,}})")
 _REST = re.compile(rf"{VALUE}*")
@@ -168,7 +185,7 @@ def _said(text: str, name: re.Match[str]) -> Found | None:
         hexadecimal = len(said) >= 32 and told and _KEY_SAID.search(before)
         password = shortest == 8 and told and name[0][:3] != "log" and is_told_password(said)
         if is_surely_drawn(said) or password or (hexadecimal and looks_random(said)):
-            rest = _REST.match(text, limit) if word.end() == limit else None
+            rest = _REST.match(text, limit) if word.end() == limit and not end else None
             return Found("a key or password in a sentence", start, rest.end() if rest else start + len(said))
     return None
 
@@ -178,12 +195,12 @@ def _value(text: str, start: int, end: int) -> Found | None:
     opening = _BEFORE_A_VALUE.match(text, end)
     end = opening.end() if opening else end
     name, weak = _name_before(text, start), _WEAK.search(text[start : end + 1])
-    if _DIGEST_OF.search(text, max(start - _LONGEST_NAME, 0), start):
+    if PUBLIC.search(name) or _DIGEST_OF.search(text, max(start - _LONGEST_NAME, 0), start):
         return None
     if name.endswith(_PASSWORD_NAMES):
         shape, pattern, group = "a password", _NAMED_PASSWORD, 0
         holds = is_told_password if weak else is_password
-    elif name.endswith((*_KEY_NAMES, "-key", " key")) and not PUBLIC.search(name):
+    elif name.endswith((*_KEY_NAMES, "-key", " key")):
         shape, pattern, group = "a named key", _HEADER if name.endswith("authorization") else _NAMED_KEY, 1
         holds = looks_random if name.endswith(_KEY_NAMES) or _OF_A_HEADER.search(name) else is_surely_random
         if name.endswith("secret") and not weak:

@@ -16,8 +16,9 @@ _PART_OF_A_NAME = re.compile(
 )  # numbered names: oauth2, 000123
 _CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}|[A-Z]{2,}(?![a-z]))+")
 _NUMBERED_WORDS = re.compile(r"(?:[A-Z]{0,4}[a-z]{3,}|[A-Z]{2,}|(?<![0-9])[0-9]{1,4})+")  # OAuth2PasswordBearer
-_PLACEHOLDER = re.compile(  # or where the value is: arn:…, process.env.…, /run/…, vault:secret/data/…
+_PLACEHOLDER = re.compile(  # or where the value is: arn:…, process.env.…, /run/…, vault:secret/data/…, raw/1.parquet
     r"^(?:[<>{}()\[$%]|arn:|urn:|(?:[a-z]{2,8}\.){,2}env\.|(?:[a-z-]{2,20}[:/]/?|[~.]{0,2}/)[a-z]{2,10}/)|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example)"
+    r"|/[^/]+\.[a-z]{2,7}$"
 )
 _MADE_UP = re.compile(  # Sunny!Lake42, Welcome123!
     r"(?=.*[A-Z])(?=.*[a-z])(?=.*[0-9])\w+[!@#$%^&*?+~]+\w[\w!@#$%^&*?+~]*|(?!Sha[0-9])[A-Z][a-z]{2,12}[0-9]{3,6}[!@#$%&*?.]?"
