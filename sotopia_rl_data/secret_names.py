@@ -42,22 +42,8 @@ _ABOUT_A_KEY = {
     *("id", "ids", "name", "names", "url", "uri", "length", "size", "type", "path", "file", "hash", "count"),
     *("version", "arn", "limit", "index", "alias"),
     *("sock", "mode", "method", "backend", "algorithm", "alg", "issuer", "provider", "format", "scope"),
-    *(
-        "fingerprint",
-        "digest",
-        "prefix",
-        "suffix",
-        "hint",
-        "user",
-        "email",
-        "identifier",
-        "header",
-        "label",
-        "ref",
-        "uid",
-        "sha",
-        "md",
-    ),
+    *("fingerprint", "digest", "prefix", "suffix", "hint", "user", "email", "identifier", "header", "label"),
+    *("domain", "host", "ref", "uid", "sha", "md"),
 }
 _ANY_NAME = "|".join(map(re.escape, SECRET_NAMES))
 SUSPICIOUS_NAMES = (

@@ -25,7 +25,7 @@ _MADE_UP = re.compile(  # Sunny!Lake42, Welcome123!
 )
 _TOLD = re.compile(  # rel3ase#keys; tulip4garden; bluewhale42, Falcon-2291; marble-Otter-31
     r"(?=.*[A-Za-z])(?=.*[0-9])[\w.-]+[!@#$%^&*?+~][\w.!@#$%^&*?+~-]*|[\w-]*[A-Za-z][0-9]{1,2}[A-Za-z]{2}[\w!-]*"
-    r"|[A-Za-z]{4,12}[-_.]?[0-9]{2,6}[A-Za-z!]?|[0-9]{1,2}[A-Za-z]{4}[\w!-]*"
+    r"|[A-Za-z]{4,12}[-_.]?[0-9]{2,6}-?[A-Za-z!]{,4}|[0-9]{1,2}[A-Za-z]{4}[\w!-]*"
     r"|(?=.*[A-Z])(?=.*[a-z]{2})(?:[A-Za-z]{3,12}-){2,4}[0-9]{2,6}"
 )
 _ALGORITHM = re.compile(
@@ -99,8 +99,9 @@ def is_surely_random(text: str) -> bool:
     changes, kinds = _changes(text)
     if re.fullmatch("[A-Z2-7]{30,}", text):
         return changes > 0.12
+    run = re.search("[a-z0-9]{30,}", text)
     return changes > (0.4 if kinds == 3 else 0.28) and (
-        kinds == 3 or bool(re.search("[a-z0-9]{30}", text) and re.search("[g-z]", text) and re.search("[0-9]", text))
+        kinds == 3 or bool(run and re.search("[g-z]", run[0]) and re.search("[0-9]", run[0]))
     )
 
 
@@ -136,7 +137,7 @@ def is_told_password(text: str) -> bool:
     """Whether what a sentence or code says that a password is was drawn or made up, be it of a word and a number."""
     if _FOR_ONE_APP.fullmatch(text):
         return True
-    text = text.strip("\"'")
+    text = text.strip("\"'").rstrip(".,;:)")
     made_up = len(text) >= 8 and _TOLD.fullmatch(text) and not _PLACEHOLDER.search(text) and not _ALGORITHM.search(text)
     return bool(made_up) or is_drawn_password(text)
 
