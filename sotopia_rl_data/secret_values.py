@@ -17,8 +17,9 @@ _PART_OF_A_NAME = re.compile(
 _CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}|[A-Z]{2,}(?![a-z]))+")
 _NUMBERED_WORDS = re.compile(r"(?:[A-Z]{0,4}[a-z]{3,}|[A-Z]{2,}|(?<![0-9])[0-9]{1,4})+")  # OAuth2PasswordBearer
 _PLACEHOLDER = re.compile(  # or where the value is: arn:…, process.env.…, /run/…, vault:secret/data/…, raw/1.parquet
-    r"^(?:[<>{}()\[$%]|arn:|urn:|(?:[a-z]{2,8}\.){,2}env\.|(?:[a-z-]{2,20}[:/]/?|[~.]{0,2}/)[a-z]{2,10}/)|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example)"
-    r"|/[^/]+\.[a-z]{2,7}$"
+    r"^(?:[<>{}()\[$%]|arn:|urn:|(?:[a-z]{2,8}\.){,2}env\."
+    r"|(?:(?:[a-z-]{2,20}|[a-z]{2,}(?:[A-Z][a-z]{2,}){1,3})[:/]/?|[~.]{0,2}/)[a-z]{2,10}[:/])"
+    r"|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example)|/[^/]+\.[a-z]{2,7}$"
 )
 _MADE_UP = re.compile(  # Sunny!Lake42, Welcome123!
     r"(?=.*[A-Z])(?=.*[a-z])(?=.*[0-9])\w+[!@#$%^&*?+~]+\w[\w!@#$%^&*?+~]*|(?!Sha[0-9])[A-Z][a-z]{2,12}[0-9]{3,6}[!@#$%&*?.]?"
@@ -112,7 +113,9 @@ def is_password(text: str) -> bool:
         drawn = text.count(" ") < 3 and is_surely_random(text) and not _PLACEHOLDER.search(text)
         return drawn or bool(_FOR_ONE_APP.fullmatch(text))
     text = text.strip("\"'").rstrip(".,;:!?)]")
-    if is_made_of_words(text) and not (_NUMBERED.search(text) and (quoted or not re.search("[._]", text))):
+    if is_made_of_words(text.replace(":", "/")) and not (
+        _NUMBERED.search(text) and (quoted or not re.search("[._]", text))
+    ):
         return False
     if re.fullmatch(r"[a-z0-9]+(?:[|][a-z0-9:]+)+", text):  # required|string|min:8
         return False
