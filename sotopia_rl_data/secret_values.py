@@ -18,7 +18,7 @@ _CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}|[A-Z]{2,}(?![a-z]))+")
 _NUMBERED_WORDS = re.compile(r"(?:[A-Z]{0,4}[a-z]{3,}|[A-Z]{2,}|(?<![0-9])[0-9]{1,4})+")  # OAuth2PasswordBearer
 _PLACEHOLDER = re.compile(  # or where the value is: arn:…, process.env.…, /run/…, vault:secret/data/…, raw/1.parquet
     r"^(?:[<>{}()\[$%]|arn:|urn:|(?:[a-z]{2,8}\.){,2}env\."
-    r"|(?:(?:[a-z-]{2,20}|[a-z]{2,}(?:[A-Z][a-z]{2,}){1,3})[:/]/?|[~.]{0,2}/)[a-z]{2,10}[:/])"
+    r"|(?:(?:[a-z-]{2,20}|[a-z]{2,}(?:[A-Z][a-z]{2,}){1,3})[:/]/?|[~.]{0,2}/)[a-z]{2,10}/)"
     r"|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example)|/[^/]+\.[a-z]{2,7}$"
 )
 _MADE_UP = re.compile(  # Sunny!Lake42, Welcome123!
