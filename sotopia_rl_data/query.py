@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import json
 import secrets
-import signal
-import socket
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     import datasets
     import polars as pl
 
+T = TypeVar("T")
 Tables = Mapping[str, Mapping[str, Sequence[Path | str]]]
 """Tables by name: the Parquet files of each split; text is an address that the connection's file system reads."""
 MEMORY_LIMIT = "2GB"
@@ -97,17 +97,17 @@ def stream(
     with connect(version, with_places=with_places, more=more) as connection, time_limit(connection, seconds):
         try:
             check_select(connection, text, f"SELECT * FROM {next(iter(version.manifest.configs))} LIMIT 10")
-            reader = connection.sql(text).to_arrow_reader(8192)
+            reader = _heard(connection, lambda: connection.sql(text).to_arrow_reader(8192))
         except (duckdb.Error, UnicodeEncodeError) as error:
             raise _query_error(error, version) from error
         schema = pa.schema([pa.field(f.name, _narrow_type(f.type)) for f in reader.schema])
-        yield pa.RecordBatchReader.from_batches(schema, _batches(reader, schema, version))
+        yield pa.RecordBatchReader.from_batches(schema, _batches(connection, reader, schema, version))
 
 
 @contextmanager
 def time_limit(connection: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[None]:
-    """Inside the block a query that runs on after `seconds` is ended, and at once by Ctrl-C. Raises QueryError, or
-    KeyboardInterrupt."""
+    """Inside the block a query that runs on after `seconds` is ended. Raises QueryError then; KeyboardInterrupt, of
+    which DuckDB makes a RuntimeError."""
     ended = threading.Event()
 
     def end() -> None:
@@ -119,9 +119,10 @@ def time_limit(connection: duckdb.DuckDBPyConnection, seconds: float) -> Iterato
     timer.daemon = True
     timer.start()
     try:
-        with _ended_by_signals(connection):
-            yield
+        yield
     except Exception as error:
+        if type(error) is RuntimeError and str(error) == "Query interrupted":
+            raise KeyboardInterrupt from error
         if ended.is_set():
             raise QueryError(
                 f"The query took longer than {seconds:,g} s.",
@@ -133,34 +134,20 @@ def time_limit(connection: duckdb.DuckDBPyConnection, seconds: float) -> Iterato
         timer.join()
 
 
-@contextmanager
-def _ended_by_signals(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Inside the block a signal that ends the program ends a query first: while DuckDB computes a batch, Python's own
-    handler would have to wait until it is there. Not in other threads than the main one, which are never told of
-    signals, nor where an event loop is told of them already."""
+def _heard(connection: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:
+    """What `work` on this connection returns, or KeyboardInterrupt at once. Another thread does it, for Ctrl-C is heard
+    in a main thread that waits, and not while DuckDB computes a batch in it."""
     if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    heard, told = socket.socketpair()
-    told.setblocking(False)
-    before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-    if before != -1:
-        signal.set_wakeup_fd(before)
-
-    def listen() -> None:
-        while number := heard.recv(1):
-            if number[0] in (signal.SIGINT, signal.SIGTERM):
+        return work()
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        try:
+            return working.result()
+        except BaseException:
+            while not working.done():  # a statement that begins only now is ended too
                 connection.interrupt()
-
-    thread = threading.Thread(target=listen, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
-        told.close()  # ends `listen`
-        thread.join()
-        heard.close()
+                wait([working], 0.05)
+            raise
 
 
 def check_select(connection: duckdb.DuckDBPyConnection, text: str, example: str) -> None:
@@ -203,11 +190,13 @@ def _nodes(parsed: Any) -> Iterator[dict[str, Any]]:
         waiting.extend(part.values() if isinstance(part, dict) else part if isinstance(part, list) else ())
 
 
-def _batches(reader: pa.RecordBatchReader, schema: pa.Schema, version: Version) -> Iterator[pa.RecordBatch]:
+def _batches(
+    connection: duckdb.DuckDBPyConnection, reader: pa.RecordBatchReader, schema: pa.Schema, version: Version
+) -> Iterator[pa.RecordBatch]:
     """DuckDB sums integers to 128 bits and reads 0.5 as a decimal; they become int64 and float64, which every format
     can hold."""
     try:
-        for batch in reader:
+        while (batch := _heard(connection, lambda: next(reader, None))) is not None:
             yield batch if batch.schema.equals(schema) else batch.cast(schema)
     except (OSError, duckdb.Error, pa.ArrowException) as error:
         raise _query_error(error, version) from error

@@ -30,9 +30,11 @@ def bound(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         # getaddrinfo has numbers of its own, and what create_server tells names the address once more
-        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
+            reason = os.strerror(error.errno)
         raise UsageError(
             f"Port {port} of {host} cannot be used: {reason}.",
             "name another --port (0: any free one) or --host",

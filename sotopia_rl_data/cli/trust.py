@@ -250,16 +250,10 @@ def curate(
 
 
 def _evaluator(version: Version) -> str:
-    """The option that names whose scores a version's labels attribute; none where that needs no saying."""
-    from sotopia_rl_data.rewards.resolve import scored_by
-
+    """The option that names whose scores a version's labels attribute."""
     labels = version.manifest.recipe.get("labels")
     named = labels.get("evaluator") if isinstance(labels, dict) else None
-    if not named or "episodes" not in version.manifest.configs:
-        return ""
-    files = [path for paths in version.files("episodes").values() for path in paths]
-    several = len({evaluator for _, evaluator in scored_by(files)}) > 1
-    return f" --evaluator {shlex.quote(str(named))}" if several else ""
+    return f" --evaluator {shlex.quote(str(named))}" if named else ""
 
 
 @click.command()

@@ -54,11 +54,15 @@ class RowFilter:
         self._text, self._columns = text, schema.names
         self._connection = lock(unlocked(), {}, "this import")
         try:
+            text.encode()  # DuckDB raises a TypeError where it is not UTF-8
             self._expression = duckdb.SQLExpression(text)
             check_select(self._connection, f"SELECT (\n{text}\n)", "")  # it may hold a query of its own
-        except (duckdb.Error, QueryError) as error:
-            raise no_condition(text, error, self._columns) from error
-        self.keep(schema.empty_table())
+            self.keep(schema.empty_table())
+        except BaseException as error:
+            self._connection.close()
+            if isinstance(error, (duckdb.Error, QueryError, UnicodeEncodeError)):
+                raise no_condition(text, error, self._columns) from error
+            raise
 
     def keep(self, rows: pa.Table) -> pa.Table:
         """Those of `rows` for which the condition is true, in order. Raises QueryError."""

@@ -281,7 +281,7 @@ def _holds_training_rows(import_plan: ImportPlan) -> bool:
 def _nothing_imported(batches: Batches) -> InputError:
     if batches.counts["filtered"]:
         return InputError(
-            f"None of the {batches.counts['filtered']:,} records meets the condition of `where`.",
+            f"None of the {batches.counts['filtered']:,} records meets the condition.",
             "loosen the condition",
         )
     first = batches.rejected[0] if batches.rejected else Failure("it holds no record")

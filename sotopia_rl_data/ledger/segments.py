@@ -142,7 +142,7 @@ class Segments:
             )
 
     def flush(self) -> None:
-        """As `send`, for who tells the error."""
+        """As `send`; the caller tells of the error, so it is not told again."""
         try:
             self.send()
         except StoreError as error:

@@ -29,7 +29,8 @@ from sotopia_rl_data.errors import StoreError, UsageError
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?:/+(.*))?", re.DOTALL)  # pathlib makes s3: of s3://, s3:/a of s3://a
+# pathlib makes s3: of s3://, s3:/a of s3://a
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?:/+(.*)|(?<=^[sS]3:|^[hH][fF]:))", re.DOTALL)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*|")
 _CHUNK = 16 << 20  # bytes of one request: few enough to come in time on a slow line
@@ -201,7 +202,7 @@ class Bucket:
             )
         if code == "NotImplemented":
             return StoreError(
-                f"The server of the bucket {self.name!r} {self._at()} lacks a call that is needed: conditional writes.",
+                f"The server of the bucket {self.name!r} {self._at()} has no conditional writes, which are needed.",
                 "name a bucket of a server that has them: AWS, R2, or a recent MinIO or Ceph",
             )
         if (status and status[1] in ("401", "403")) or "169.254" in text or "InstanceCredential" in text:

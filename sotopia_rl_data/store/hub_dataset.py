@@ -198,7 +198,7 @@ class HubDataset:
         return f"datasets/{self._repo}@{commit}/{path}"
 
     def _beginning(self, commit: str, path: str, most: int) -> bytes:
-        """A file, or as much of it. Raises FileNotFoundError."""
+        """The first `most` bytes of a file. Raises FileNotFoundError."""
         with self._calling() as files:
             size = int(files.info(self._path(commit, path))["size"])
         return self._range(self._path(commit, path), 0, min(size, most))

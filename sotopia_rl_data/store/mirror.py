@@ -247,7 +247,9 @@ class Mirror:
             for beside in sorted(changed, key=lambda name: name == manifests.FILE_NAME):
                 try:
                     data, marks[beside] = self._shown_bytes(objects[beside])
-                except FileNotFoundError:  # removed just now
+                except FileNotFoundError:  # removed just now, or too large
+                    if beside != manifests.FILE_NAME:
+                        marks[beside] = objects[beside].etag
                     continue
                 (folder / beside).parent.mkdir(exist_ok=True)
                 if beside == manifests.FILE_NAME and not (folder / "README.md").exists():
@@ -257,7 +259,8 @@ class Mirror:
             replace_file(folder / _MARKS, json.dumps(marks).encode())
 
     def _shown_bytes(self, one: Object) -> tuple[bytes, str]:
-        """An object and its mark; of a manifest that is too large so much that its reader sees it."""
+        """An object and its mark; of a manifest that is too large, one byte more than is allowed: its reader refuses
+        it."""
         if one.size > _MOST_BESIDE:
             return self.bucket.read_range(one.key, 0, MOST_BYTES + 1), one.etag
         return self.bucket.read(one.key)

@@ -28,6 +28,7 @@ from sotopia_rl_data.store.ordering import MOST_RUNS, InOrder, Order, merge, rea
 from sotopia_rl_data.store.values import check_values
 
 GROUP_BYTES = 32 << 20
+_SMALL_BYTES, _SMALL_TABLES = 64 << 10, 64
 GROUP_ROWS = 1 << 17
 SHARD_BYTES = 480_000_000  # leaves room for the Parquet footer, so that the file stays under 500 MB
 
@@ -127,22 +128,34 @@ def _pieces(rows: pa.Table, limits: Limits) -> Iterator[pa.Table]:
 
 
 class _Buffer:
-    """Gathers small tables into pieces of about one row group; `take` gets each piece, which nothing else holds."""
+    """Gathers small tables into pieces of about one row group; `take` gets each piece, and is its only holder, so that
+    it can be freed."""
 
     def __init__(self, limits: Limits, take: Callable[[pa.Table], object]) -> None:
         self._limits, self._take = limits, take
         self._tables: list[pa.Table] = []
+        self._small: list[pa.Table] = []
         self.bytes = self._rows = 0
 
     def add(self, rows: pa.Table) -> None:
         most = self._limits
         if self.bytes + rows.nbytes > most.group_bytes or self._rows + rows.num_rows > most.group_rows:
             self.flush()
-        self._tables.append(rows)
+        self._small.append(rows)
+        if rows.nbytes > _SMALL_BYTES or len(self._small) == _SMALL_TABLES:
+            self._join()
         self.bytes += rows.nbytes
         self._rows += rows.num_rows
 
+    def _join(self) -> None:
+        """Make one table of the small ones: what writes and digests rows takes its time for each."""
+        if len(self._small) > 1:
+            self._small = [pa.concat_tables(self._small).combine_chunks()]
+        self._tables += self._small
+        self._small = []
+
     def flush(self) -> None:
+        self._join()
         if self._tables:
             self._take(self._gathered())
             pa.default_memory_pool().release_unused()

@@ -170,7 +170,7 @@ class Stage:
             )
 
     def _spill(self) -> None:
-        """Write the part that has most rows in memory, where all of them together have a row group."""
+        """Write the part that has most rows in memory, once all of them together hold more than a row group."""
         if sum(part.waiting_bytes for part in self._parts.values()) > self._limits.group_bytes:
             max(self._parts.values(), key=lambda part: part.waiting_bytes).spill()
 

@@ -179,11 +179,15 @@ def _held(folder: Path) -> int:
         try:
             handle = locks.open_lock(folder / _LOCK)
         except FileNotFoundError:
+            if folder.exists():
+                raise
             continue  # another run made nothing and took the folder away
-        if not locks.take_where_possible(handle):
-            os.close(handle)
-            raise UsageError(f"Another run works on this study in {folder}.", "wait until it has ended")
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(folder / _LOCK), os.fstat(handle)):
+        try:
+            if not locks.take_where_possible(handle):
+                raise UsageError(f"Another run works on this study in {folder}.", "wait until it has ended")
+            if (folder / _LOCK).exists() and os.path.samestat(os.stat(folder / _LOCK), os.fstat(handle)):
                 return handle
+        except BaseException:
+            os.close(handle)
+            raise
         os.close(handle)

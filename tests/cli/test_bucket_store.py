@@ -14,6 +14,7 @@ from fixtures.places import ROOT
 from fixtures.s3 import KEY, SECRET, S3Server, address, s3_server  # noqa: F401
 
 from sotopia_rl_data.cli import program
+from sotopia_rl_data.store.bucket import is_address
 
 pytestmark = pytest.mark.slow
 
@@ -150,3 +151,14 @@ def test_without_the_extra_a_sentence_says_what_to_install(address: str) -> None
     assert done.returncode == 2
     assert "A store in a bucket needs obstore, which is not installed." in done.stderr
     assert "[s3]" in done.stderr
+
+
+def test_a_word_and_a_colon_are_an_address_only_where_the_word_is_a_scheme_of_ours() -> None:
+    """pathlib makes `s3:` of `s3://`; a folder may be called `draft:`."""
+    assert [text for text in ("s3:", "S3:", "hf:", "s3:/a", "gs://a", "draft:", "ads3:", "C:") if is_address(text)] == [
+        "s3:",
+        "S3:",
+        "hf:",
+        "s3:/a",
+        "gs://a",
+    ]

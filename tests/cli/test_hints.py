@@ -114,7 +114,8 @@ def test_the_commands_that_follow_run_as_they_are_printed(tmp_path: Path, monkey
     (tmp_path / "fond.py").write_text(FOND)
     run("label", "lab/e", "--judge", "fond.py:Fond", *lexical[2:], "--preset", "goal-only", "--out", "lab/other")
     (label, template) = following(run("curate", "lab/e-rewards", "lab/other", "-o", "disputed.csv"))
-    assert label == ["label", "lab/e", "--only", "disputed.csv", "--judge", "gpt-4o"]
+    scored = ("--evaluator", "sample-evaluator")
+    assert label == ["label", "lab/e", "--only", "disputed.csv", *scored, "--judge", "gpt-4o"]
     run(*label[:-1], "lexical", "--dry-run")
     run(*template, "--dimensions", "goal")
     (again,) = following(run("export", "lab/e", "--to", "sotopia", "-o", "sotopia"))

@@ -18,6 +18,7 @@ from fixtures.places import ROOT
 from fixtures.reward_servers import TOKEN, ServerProcess, reward_server
 from fixtures.training import WORDS, toy_model
 
+from sotopia_rl_data.cli.listening import bound
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.errors import UsageError
 
@@ -274,3 +275,9 @@ def test_a_port_that_is_taken_is_said_before_the_model_is_loaded():
     assert isinstance(done.exception, UsageError)
     assert done.exception.message.startswith(f"Port {port} of 127.0.0.1 cannot be used")
     assert done.exception.hint == "name another --port (0: any free one) or --host"
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 300, "nowhere.invalid"])
+def test_a_host_that_is_none_is_told_in_a_sentence(host: str):
+    with pytest.raises(UsageError, match=r"^Port 8080 of .* cannot be used: "):
+        bound(host, 8080)

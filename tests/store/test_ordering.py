@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sotopia_rl_data.schema import SPLITS
 from sotopia_rl_data.store.ordering import Order, merge
-from sotopia_rl_data.store.parts import Limits, Part
+from sotopia_rl_data.store.parts import Limits, Part, _Buffer
 from sotopia_rl_data.store.stage import Stage
 from sotopia_rl_data.tables import ATTRIBUTIONS, FAILURES
 
@@ -105,6 +105,18 @@ print(split.rows, peak_mb())
     rows, peak = map(int, out.split())
     assert rows == 6000, err
     assert peak < 500
+
+
+def test_rows_that_come_one_by_one_are_written_in_few_pieces() -> None:
+    """Parquet and the digest take their time for each."""
+    pieces: list[pa.Table] = []
+    buffer = _Buffer(Limits(), pieces.append)
+    for number in range(1_000):
+        buffer.add(pa.table({"number": [number]}))
+    buffer.flush()
+    (piece,) = pieces
+    assert piece.column(0).to_pylist() == list(range(1_000))
+    assert piece.column(0).num_chunks == 16
 
 
 def test_more_runs_are_merged_than_files_may_be_open(tmp_path: Path) -> None:

@@ -234,6 +234,10 @@ def test_folders_that_cannot_be_written_and_a_second_run_at_once_are_told_before
     with locks.locked(tmp_path / "held" / ".lock"):
         code, _, err = run(ONLY_COST, "--runs", "held")
     assert (code, "Another run works on this study in held." in err) == (2, True), err
+    (tmp_path / "held" / ".lock").unlink()
+    (tmp_path / "held" / ".lock").symlink_to("nowhere/at/all")
+    code, _, err = run(ONLY_COST, "--runs", "held")
+    assert (code, "held/.lock cannot be written: No such file or directory." in err) == (1, True), err
     assert {path.name for path in tmp_path.iterdir()} == {"study.yaml", "held"}
 
 
