@@ -141,6 +141,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.invented  # names with what no terminal may be sent: they are shown, and cannot be typed
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda words: " ".join(words)[:40].encode("unicode_escape").decode())
 def test_a_terminal_is_shown_and_never_told(store: Store, command: list[str], capsys: pytest.CaptureFixture[str]):

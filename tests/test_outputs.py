@@ -39,6 +39,7 @@ def run(store: Store, words: list[str], out: Path) -> int:
     return int(done.value.code or 0)
 
 
+@pytest.mark.invented  # a dataset whose episodes have other scores than its labels say
 @pytest.mark.slow
 @pytest.mark.parametrize("words", FILES, ids=" ".join)
 def test_a_file_is_written_into_a_folder_that_is_there_and_makes_none(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -576,3 +576,11 @@ def _usd(value: float | None) -> str | None:
 
 def _share(part: int, whole: int) -> str | None:
     return f"{part / whole:.0%}" if whole else None
+
+
+def weights_option(scored: Collection[str] | None) -> str:
+    """What `label` needs for episodes with scores on these dimensions (None: all): nothing, where the usual ones are
+    among them."""
+    if scored is None or {"goal", "relationship", "knowledge"} <= set(scored):
+        return ""
+    return f" --weights {shlex.quote(','.join(f'{name}=1' for name in scored))}"

@@ -282,7 +282,9 @@ def _as_called(line: re.Match[str]) -> str:
         while places and isinstance(command, click.Group):
             command = command.get_command(click.Context(command), places.pop(0)) or click.Command(None)
         is_name = line["quote"] and not places  # a command spoken of, such as `sotopia-rl-data label`
-        if not is_name and any(parameter.name == "store" for parameter in command.params):
+        options = {parameter.name for parameter in command.params}
+        refused = _store[1].startswith("hf:") and "version" in options  # it makes one, and such a store is only read
+        if not is_name and not refused and "store" in options:
             words = f"{words} --store {shlex.quote(_store[1])}"
     return f"{line['quote']}{called()} {words}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -231,14 +232,15 @@ def evaluate(episodes: str, store: Store, as_json: bool, **options: Any) -> None
             options=watched,
             announce=asking.announce,
         )
-    asking.show(report, _evaluated, as_json)
+    asking.show(report, partial(_evaluated, dimensions=elicitation.dimensions), as_json)
 
 
-def _evaluated(report: EvaluationReport) -> None:
+def _evaluated(report: EvaluationReport, dimensions: Sequence[str] | None) -> None:
     name = report.version.partition("@")[0]
+    scored = f"{name} --evaluator {shlex.quote(report.evaluators[0])}{asking.weights_option(dimensions)}"
     using = (
         f"sotopia-rl-data compare {name}",
-        f"sotopia-rl-data label {name} --evaluator {shlex.quote(report.evaluators[0])} --judge gpt-4o",
+        f"sotopia-rl-data label {scored} --judge gpt-4o",
     )
     asking.show_run(
         "evaluated",

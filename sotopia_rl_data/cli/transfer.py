@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sotopia_rl_data.cli import console
-from sotopia_rl_data.cli.asking import all_but, check_unread, on_option, shard_option
+from sotopia_rl_data.cli.asking import all_but, check_unread, on_option, shard_option, weights_option
 from sotopia_rl_data.dimensions import in_order
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.hub.resolve import resolve
@@ -355,8 +355,7 @@ def _show_import(report: ImportReport) -> None:
     elif report.methods:
         console.next_commands(f"sotopia-rl-data show {report.version.name}", *_rewards_of(report))
     elif report.episodes:
-        usual = {"goal", "relationship", "knowledge"} <= set(report.scored)
-        weights = "" if usual else f" --weights {','.join(f'{name}=1' for name in report.scored)}"
+        weights = weights_option(report.scored)
         console.next_commands(
             f"sotopia-rl-data show {report.version.name}",
             f"sotopia-rl-data label {report.version.name} --judge gpt-4o{weights}",

@@ -242,18 +242,26 @@ def curate(
         title=f"{output}: {len(rows):,} lines, the widest disagreement first",
     )
     parents = versions[0].manifest.provenance.get("parents") or [{"name": versions[0].name}]
-    only = f"{parents[0]['name']} --only {shlex.quote(str(output))}{_evaluator(versions[0])}"
+    evaluator, weights = _labelled_with(versions[0])
+    only = f"{parents[0]['name']} --only {shlex.quote(str(output))}{evaluator}"
+    weighed = shlex.quote(",".join(f"{name}={weight}" for name, weight in weights.items()))
+    asked = shlex.quote(",".join(weights))
     console.next_commands(
-        f"sotopia-rl-data label {only} --judge gpt-4o",
-        f"sotopia-rl-data annotate template {only} -o annotations.csv",
+        f"sotopia-rl-data label {only}{f' --weights {weighed}' if weights else ''} --judge gpt-4o",
+        f"sotopia-rl-data annotate template {only}{f' --dimensions {asked}' if weights else ''} -o annotations.csv",
     )
 
 
-def _evaluator(version: Version) -> str:
-    """The option that names whose scores a version's labels attribute."""
-    labels = version.manifest.recipe.get("labels")
-    named = labels.get("evaluator") if isinstance(labels, dict) else None
-    return f" --evaluator {shlex.quote(str(named))}" if named else ""
+def _labelled_with(version: Version) -> tuple[str, dict[str, Any]]:
+    """What a version was labelled with: the option that names whose scores, and the weights, if not the usual ones."""
+    from sotopia_rl_data.labelers.plan import DEFAULT_PRESET
+    from sotopia_rl_data.rewards.recipe import preset
+
+    recipe = version.manifest.recipe
+    labels, rewards = (recipe[name] if isinstance(recipe.get(name), dict) else {} for name in ("labels", "rewards"))
+    evaluator, weights = labels.get("evaluator"), rewards.get("weights")
+    usual = not isinstance(weights, dict) or weights.keys() == preset(DEFAULT_PRESET).weights.keys()
+    return f" --evaluator {shlex.quote(str(evaluator))}" if evaluator else "", {} if usual else weights
 
 
 @click.command()

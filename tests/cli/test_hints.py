@@ -114,10 +114,10 @@ def test_the_commands_that_follow_run_as_they_are_printed(tmp_path: Path, monkey
     (tmp_path / "fond.py").write_text(FOND)
     run("label", "lab/e", "--judge", "fond.py:Fond", *lexical[2:], "--preset", "goal-only", "--out", "lab/other")
     (label, template) = following(run("curate", "lab/e-rewards", "lab/other", "-o", "disputed.csv"))
-    scored = ("--evaluator", "sample-evaluator")
+    scored = ("--evaluator", "sample-evaluator", "--weights", "goal=1.0")
     assert label == ["label", "lab/e", "--only", "disputed.csv", *scored, "--judge", "gpt-4o"]
     run(*label[:-1], "lexical", "--dry-run")
-    run(*template, "--dimensions", "goal")
+    run(*template)
     (again,) = following(run("export", "lab/e", "--to", "sotopia", "-o", "sotopia"))
     assert again[-2:] == ["--name", "lab/e-again"]
     run(*again)
@@ -128,7 +128,7 @@ def test_the_commands_that_follow_run_as_they_are_printed(tmp_path: Path, monkey
         run("label", "lab/e", "--judge", judge, *lexical[2:], *named, "--out", out)
     (label, template) = following(run("curate", "lab/one", "lab/two", "-o", "disputed.csv"))
     run(*label[:-1], "lexical", "--dry-run")
-    run(*template, "--dimensions", "goal")
+    run(*template)
     (back,) = following(run("annotate", "export", "lab/e", "-o", "form.csv"))
     fill(tmp_path / "form.csv", score="0")
     run(*back)

@@ -17,7 +17,7 @@ ROOMS = ("sotopia_rl_data", "labelers", "trainers", "cards")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMAND = re.compile(r"(`?)(?:sotopia-rl-data|python cli\.py) (?!template )([a-z-](?:\\\n|[^`\n])+)")
 SHELL = re.compile(r"\$\(\([^)]*\)+|\$\{?\w+\}?|\{\}")  # what a shell, or GNU parallel, puts in
-KNOWN = {"kind": "rm"}  # what stands for a name that is put in; for all others it is a 1
+KNOWN = {"kind": "rm", "self._repo": "lab/episodes"}  # what stands for a name that is put in; for all others it is a 1
 
 
 def fault(line: str) -> str | None:

@@ -51,6 +51,7 @@ def at(name: str) -> str:
     return f"hf://datasets/{name}"
 
 
+@pytest.mark.invented  # its episodes have one score, and labels of the usual three were never made
 @pytest.mark.slow
 def test_every_reading_command_reads_a_release_without_pulling_it(hub, origin, published, reader, tmp_path):
     version = origin.version(published, "v1.1.0")
@@ -108,6 +109,7 @@ def test_a_query_over_one_column_reads_few_bytes_and_what_was_read_is_not_fetche
     assert hub.server.sent() < size / 10
 
 
+@pytest.mark.invented  # datasets that no importer knows
 @pytest.mark.slow
 def test_what_is_not_what_its_manifest_says_is_not_read(hub, origin, published, reader):
     repo, files = hub.repo("bad"), origin.version(published, "v1.0.0").dir
