@@ -175,18 +175,19 @@ def _alone(folder: Path) -> Iterator[None]:
 def _held(folder: Path) -> int:
     """The lock of a folder, which is made if it is missing."""
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             handle = locks.open_lock(folder / _LOCK)
-        except FileNotFoundError:
-            if folder.exists():
+        except (FileNotFoundError, FileExistsError):
+            if folder.is_file() or folder.is_symlink() or (folder / _LOCK).is_symlink():
                 raise
             continue  # another run made nothing and took the folder away
         try:
             if not locks.take_where_possible(handle):
                 raise UsageError(f"Another run works on this study in {folder}.", "wait until it has ended")
-            if (folder / _LOCK).exists() and os.path.samestat(os.stat(folder / _LOCK), os.fstat(handle)):
-                return handle
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(folder / _LOCK), os.fstat(handle)):
+                    return handle
         except BaseException:
             os.close(handle)
             raise
