@@ -164,8 +164,10 @@ def serving(pieces: list[bytes], packed: bool, raw: bytes = b"") -> Iterator[str
         asyncio.set_event_loop(loop)
         try:
             loop.run_until_complete(serve())
-        except RuntimeError:
-            return  # stopped
+        except RuntimeError:  # stopped
+            for unfinished in asyncio.all_tasks(loop):
+                unfinished.cancel()
+            loop.run_until_complete(asyncio.sleep(0.01))  # or they would be collected after the loop is closed
 
     threading.Thread(target=run, daemon=True).start()
     assert ready.wait(30)
