@@ -157,8 +157,8 @@ SHAPES = {
         "Key= key=",
     ),
     "a password in a URL": Shape(
-        r"\b[a-z][a-z0-9+.-]*://([^\s/:@\"'<>]*):([^\s/@\"'<>]+)@[A-Za-z0-9\[]"
-        r"|\b[\w.-]+:([^\s\"':@/]{4,})@(?:tcp|unix)\(",  # Go's
+        r"\b[a-z][a-z0-9+.-]{0,30}://([^\s/:@\"'<>]*):([^\s/@\"'<>]+)@[A-Za-z0-9\[]"
+        r"|\b[\w.-]{1,60}:([^\s\"':@/]{4,120})@(?:tcp|unix)\(",  # Go's
         is_password_in_url,
         ":// @tcp( @unix(",
         name=True,
@@ -181,7 +181,7 @@ SHAPES = {
         name=True,
     ),
     "a key on a command line": Shape(  # the name from its beginning: random text holds the end of one by chance
-        r"(?:^|[^\w.+/=-])(-{0,2}(?:[a-z][a-z0-9]*[_.:-]+)*(?:[a-z0-9]+[_-]|-)(?:api|auth|access)?(?:key|token|secret|pat)"
+        r"(?:^|[^\w.+/=-])(-{0,2}(?:[a-z][a-z0-9]{0,30}[_.:-]{1,3}){0,8}(?:[a-z0-9]{1,30}[_-]|-)(?:api|auth|access)?(?:key|token|secret|pat)"
         r"|-{0,2}(?:[A-Z][A-Z0-9]*_)+(?:API)?(?:KEY|TOKEN|SECRET|PAT)|-{0,2}[A-Z]?[a-z]+(?:[A-Z][a-z]+)*(?:Key|Token|Secret))"
         rf"[\"'`]?[ \t]{{1,3}}(?:-{{1,2}}[a-z]+[ =])?[\"'`]?({VALUE}{{16,}})",
         looks_random,
@@ -238,10 +238,10 @@ SHAPES = {
         r"(?i:\b(?:identified by|password) +)('[^\s']{6,}')", is_password, "identified password", name=True
     ),
     "a password in a table": Shape(  # INSERT INTO users (name, password) VALUES …; a head of columns, and a row
-        r"(?i:\bpass(?:word|wd)?s?\b[\"`']?(?:\)\s*values\s*\([^;\n]*?|(?:[,;\t][^\n]*)?\n(?:[^\n]*?[,;\t])?)"
-        r"[\"']?([^\s\"',;|]*[0-9][^\s\"',;|]*))"
+        r"(?i:\bpass(?:word|wd)?s?\b[\"`']?(?:\)\s{0,9}values\s{0,9}\([^;\n]{0,200}?|(?:[,;\t][^\n]{0,200})?\n(?:[^\n]{0,200}?[,;\t])?)"
+        r"[\"']?([^\s\"',;|]{0,60}[0-9][^\s\"',;|]*))"
         r"|(?i:token|secret|(?:access|api)[ _-]?key)[\"']?\r?\n"  # the last of the columns
-        rf"[^\n]*[,;\t][\"']?({VALUE}{{16,}})[\"']?\r?(?m:$)",
+        rf"[^\n]{{0,400}}[,;\t][\"']?({VALUE}{{16,}})[\"']?\r?(?m:$)",
         is_told_password,
         "pass token secret key",
         name=True,
@@ -263,7 +263,8 @@ SHAPES = {
         r"\b(?:htpasswd|chpasswd|rabbitmqctl|net user|net use|nmcli|wpa_passphrase|mc alias|mc config|http-basic|"
         r"user-secrets|rclone obscure|username [\w.-]+ (?:privilege [0-9]+ )?(?:secret|password)|"
         r"snmp-server community|enable secret|enable password|"
-        r"tacacs-server|radius-server|requirepass|masterauth|bindpw)\b[^\n|;]*[ :=\"']([^\s\"':=]*[0-9][^\s\"'|;]*)",
+        r"tacacs-server|radius-server|requirepass|masterauth|bindpw)\b"
+        r"[^\n|;]{0,200}[ :=\"']([^\s\"':=]{0,60}[0-9][^\s\"'|;]*)",
         is_drawn_password,
         "username passwd rabbit net nmcli wpa_ mc http-basic user-secrets obscure -server enable requirepass "
         "masterauth bindpw",
@@ -288,8 +289,8 @@ SHAPES = {
         name=True,
     ),
     "a login in a program": Shape(
-        r"(?i:(?:login|auth|credentials?)(?:=|: ?)?|(?:auth|connect|pdo|mysqli|ftp|client|login|account)\w*)[\[(] ?"
-        r"(?:[\w$.]{1,30}, ?)?(?:\"[^\s\"]{1,60}\", ?|'[^\s']{1,60}', ?){1,2}(\"[^\"\n]{6,}\"|'[^'\n]{6,}')",
+        r"(?i:(?:login|auth|credentials?)(?:=|: ?)?|(?:auth|connect|pdo|mysqli|ftp|client|login|account)\w{0,40})"
+        r"[\[(] ?(?:[\w$.]{1,30}, ?)?(?:\"[^\s\"]{1,60}\", ?|'[^\s']{1,60}', ?){1,2}(\"[^\"\n]{6,}\"|'[^'\n]{6,}')",
         is_told_password,
         "login auth credential connect pdo mysqli ftp client account",
         name=True,

@@ -87,7 +87,7 @@ def _candidates(text: str, names: bool = True, shapes: bool = True) -> Iterator[
         where = small if "(?i" in shape.pattern else text
         if not any(part in where for part in shape.parts.split(" ")):
             continue
-        if shape.filter and not re.search(shape.filter, text):
+        if shape.name and shape.filter and not re.search(shape.filter, text):
             continue
         for match in re.finditer(shape.pattern, text):
             group = match.lastindex or 0

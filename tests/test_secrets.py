@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from sotopia_rl_data import secret_shapes
 from sotopia_rl_data.secrets import HIDDEN, SUSPICIOUS, env_secrets, found, redact
 
 DRAW = random.Random(20250803)
@@ -220,9 +221,16 @@ def test_encoded_data_is_no_key_however_many_prefixes_it_holds_by_chance():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("part", "count"), [("token=", 4_000), ("pwd=/", 8_000), ("eyJ", 15_000)])
+@pytest.mark.parametrize(
+    ("part", "count"),
+    [
+        *(("token=", 4_000), ("pwd=/", 8_000), ("eyJ", 15_000), ("pass,", 20_000), ("nmcli ", 15_000)),
+        *(("password) values ((", 5_000), ("-a", 50_000), ("pdo1", 20_000), (":a", 50_000)),
+    ],
+)
 def test_the_time_that_a_text_takes_grows_with_its_length_alone_even_if_it_is_made_of_names(part, count):
-    text, began = part * count, time.process_time()
+    parts = " ".join(shape.parts for shape in secret_shapes.SHAPES.values())  # so that every shape is looked for
+    text, began = f"{parts}\n{part * count}", time.process_time()
     assert list(found(text)) == []
     assert redact(text) == text
     assert time.process_time() - began < 4
