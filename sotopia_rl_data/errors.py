@@ -174,3 +174,9 @@ class SecretsFound(SotopiaDataError):
 
 class BadAnswer(SotopiaDataError):
     """A judge's answer that breaks its answer schema. `message` is the reason kept in the `failures` row."""
+
+
+def is_ctrl_c(error: BaseException) -> bool:
+    """Whether an error is Ctrl-C: KeyboardInterrupt, or the RuntimeError that DuckDB makes of it."""
+    in_duckdb = type(error) is RuntimeError and str(error) == "Query interrupted"
+    return in_duckdb or isinstance(error, KeyboardInterrupt)

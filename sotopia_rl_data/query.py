@@ -23,7 +23,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.types as pt
 
-from sotopia_rl_data.errors import NotFound, QueryError, StoreError
+from sotopia_rl_data.errors import NotFound, QueryError, StoreError, is_ctrl_c
 from sotopia_rl_data.schema import Episode, Manifest
 from sotopia_rl_data.store import Version
 from sotopia_rl_data.store.columns import first_line
@@ -121,7 +121,7 @@ def time_limit(connection: duckdb.DuckDBPyConnection, seconds: float) -> Iterato
     try:
         yield
     except Exception as error:
-        if type(error) is RuntimeError and str(error) == "Query interrupted":
+        if is_ctrl_c(error):
             raise KeyboardInterrupt from error
         if ended.is_set():
             raise QueryError(

@@ -578,9 +578,17 @@ def _share(part: int, whole: int) -> str | None:
     return f"{part / whole:.0%}" if whole else None
 
 
+def usual_dimensions() -> set[str]:
+    """Those that `label` weighs where nothing else is said."""
+    from sotopia_rl_data.labelers.plan import DEFAULT_PRESET
+    from sotopia_rl_data.rewards.recipe import preset
+
+    return set(preset(DEFAULT_PRESET).weights)
+
+
 def weights_option(scored: Collection[str] | None) -> str:
     """What `label` needs for episodes with scores on these dimensions (None: all): nothing, where the usual ones are
     among them."""
-    if scored is None or {"goal", "relationship", "knowledge"} <= set(scored):
+    if scored is None or usual_dimensions() <= set(scored):
         return ""
     return f" --weights {shlex.quote(','.join(f'{name}=1' for name in scored))}"

@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> None:
     except click.exceptions.Exit as exit_request:
         code = exit_request.exit_code
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the one place that all errors come to
-        if isinstance(error, errors.Interrupted) or _is_interrupt(error):
+        if isinstance(error, (errors.Interrupted, click.Abort)) or errors.is_ctrl_c(error):
             _ignore_interrupts()
         volume.tell_traceback(error)
         message, hint, code = _told(error)
@@ -201,12 +201,6 @@ _PLAINER = {
 """Click's words for what was typed, and ours."""
 
 
-def _is_interrupt(error: BaseException) -> bool:
-    """Whether somebody pressed Ctrl-C. DuckDB makes a RuntimeError of it."""
-    in_duckdb = type(error) is RuntimeError and str(error) == "Query interrupted"
-    return in_duckdb or isinstance(error, (KeyboardInterrupt, click.Abort))
-
-
 def _told(error: BaseException) -> tuple[str, str, int]:
     """The sentence that tells of an error, its hint, and the exit code."""
     if isinstance(error, click.ClickException):
@@ -218,7 +212,7 @@ def _told(error: BaseException) -> tuple[str, str, int]:
         return message, f"run `{command} --help`", error.exit_code
     if isinstance(error, errors.SotopiaDataError):
         return error.message, error.hint, error.exit_code
-    if _is_interrupt(error):
+    if isinstance(error, click.Abort) or errors.is_ctrl_c(error):
         return "Interrupted.", "run the same command again", errors.Interrupted.exit_code
     if isinstance(error, OSError):
         message = f"{error.strerror or error}: {error.filename or 'input or output'}."

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sotopia_rl_data.cli import console
+from sotopia_rl_data.cli.asking import usual_dimensions
 from sotopia_rl_data.hub.resolve import resolve
 
 if TYPE_CHECKING:
@@ -254,13 +255,10 @@ def curate(
 
 def _labelled_with(version: Version) -> tuple[str, dict[str, Any]]:
     """What a version was labelled with: the option that names whose scores, and the weights, if not the usual ones."""
-    from sotopia_rl_data.labelers.plan import DEFAULT_PRESET
-    from sotopia_rl_data.rewards.recipe import preset
-
     recipe = version.manifest.recipe
     labels, rewards = (recipe[name] if isinstance(recipe.get(name), dict) else {} for name in ("labels", "rewards"))
     evaluator, weights = labels.get("evaluator"), rewards.get("weights")
-    usual = not isinstance(weights, dict) or weights.keys() == preset(DEFAULT_PRESET).weights.keys()
+    usual = not isinstance(weights, dict) or weights.keys() == usual_dimensions()
     return f" --evaluator {shlex.quote(str(evaluator))}" if evaluator else "", {} if usual else weights
 
 
