@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from sotopia_rl_data.secret_shapes import VALUE, Found
 from sotopia_rl_data.secret_values import (
+    CACHED,
     has_symbols,
     is_password,
     is_surely_drawn,
@@ -32,7 +33,7 @@ _KEY_NAMES = (*(f"{word}{joint}key" for word in _KEYS.split() for joint in ("", 
 _ONE_WORD = """
 password passwd passphrase passcode pwd psk pword pswd passwort kennwort contraseña contrasena clave
 senha heslo hasło wachtwoord lösenord passord adgangskode salasana jelszó şifre parola пароль
-密码 密碼 口令 パスワード 비밀번호 암호 סיסמה κωδικός पासवर्ड รหัสผ่าน
+密码 密碼 口令 パスワード 비밀번호 패스워드 비번 암호 סיסמה κωδικός पासवर्ड รหัสผ่าน
 """
 _PASSWORDS = (*_ONE_WORD.split(), "mot de passe", "كلمة المرور", "kata sandi", "mật khẩu")
 _PASSWORD_NAMES = (*_PASSWORDS, "_pass", "-pass", "&pass", "?pass", "_pw", "-pw")
@@ -62,9 +63,9 @@ _FOREIGN = tuple(name for name in SECRET_NAMES if not re.search(_ENGLISH, name))
 _TELLING, _TELLING_ABROAD = re.compile(_ENGLISH), re.compile("|".join((_ENGLISH, *_FOREIGN)))
 _PUBLIC_WORDS = (
     "public|publishable|web_?socket|verif[a-z]{1,8}|cache|partition|primary|foreign|sort|routing|idempotency|dedupe?|"
-    "request|gpg|did:|site|dns|sheet|pub|peer|row|object|surrogate"
+    "request|gpg|did:|site|dns|sheet|pub|peer|row|object|surrogate|identifier|repository"
 )
-_CURSORS = "(?:page|pagination|continuation|sync|cursor)"  # where a listing goes on
+_CURSORS = "(?:page|pagination|continuation|sync|cursor|authenticity)"  # where a listing goes on, or a form is from
 _HASHED = r"(?:hashed|checksum|(?:sum|hash|digest|fingerprint|md5|sha-?[0-9]{1,3}) of(?: the| a| your)?)[_ /-]?\w+"
 PUBLIC = re.compile(
     rf"(?i)(?:(?:{_PUBLIC_WORDS})[_ -]?key(?:[_ -]?token)?|{_CURSORS}[_ -]?token|[0-9]:secret|{_HASHED})$"
@@ -99,7 +100,7 @@ _WEAK = re.compile(r"^\s\w|[({|]|^,\s*[^\s\"'`]")  # what stands between a name 
 _BEFORE_A_VALUE = re.compile(
     r"""\*{0,2}[ \t]{0,20}\s{0,3}(?:[|>][-+]?\s{1,20}|!{1,2}\w{1,12}\s|&\w{1,12}\s|\s{0,9}-\s|<!\[CDATA\[)?"""  # YAML's
     rf"""(?:(?:[A-Za-z_.:]{{1,30}}\(|[\[({{:]{{1,2}})\s{{0,12}}{_QUOTED})?"""
-    r"""(?:[A-Za-z]{1,2}(?=["'`])|@(?=["'])|["'](?=\\+["']))?(?:&quot;|&#3[49];|%22|\\+|(?<==)\{(?=[^\s{}]+\}))?"""
+    r"""(?:[A-Za-z]{1,2}(?=["'`])|@(?=["'])|["'](?=\\*["'][^"'\s]))?(?:&quot;|&#3[49];|%22|\\+|(?<==)\{(?=[^\s{}]+\}))?"""
 )
 _KEYS_SAID = ("key", "token", "secret")
 _SAID = re.compile(  # the words of some languages stand close together
@@ -112,12 +113,15 @@ _TOLD = re.compile(
     r"|[是は은는：][\s\"'`「“]?$"
 )
 _WORD = re.compile(r"[!#-&*+./:=?-_a-z{}~-]*[0-9][!#-&*+./0-:=?-_a-z{}~-]*")
+_CODE = re.compile(r"[({]\s?\w+:")  # sign_in({ email: user1Email, password })
 _END = re.compile(r"[.!]\s|\n|\bENC[\[(]")  # a question may be answered; what is encrypted tells nothing
-_AN_ID = re.compile(r"(?:id[\"']?\s?[:=]\s?|\bid\s|(?i:sha)-?[0-9]{1,3}[:=])[\"']?$")
+_AN_ID = re.compile(r"(?:[iI]d[\"']?\s?[:=]\s?|\bid\s|(?i:sha)-?[0-9]{1,3}[:=])[\"']?$")
 _ADDRESS = re.compile(
     r"^0x[0-9a-fA-F]{1,40}$|^(?:org|proj|req|user|sha[0-9]{1,3})[-_]|://|\.[^.]*/|/.*\.[a-z]{2,7}$|.=.|^[/~@]|@|^AAAA"
 )
-_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
+UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
+_SHA1 = re.compile("[0-9a-f]{40}")
+_LOCKED = re.compile(r"(?:^|\s)[A-Z][a-z]+(?:[A-Z][A-Za-z]+)?(?:Auth|Sessions?)$")
 _NAMED_KEY = re.compile(rf"[\"'`]?({VALUE}{{16,}})")
 _REST = re.compile(rf"{VALUE}*")
 _NAMED_SECRET = re.compile(rf"[\"'`]?({VALUE}{{8,}})")
@@ -167,11 +171,13 @@ def _said(text: str, name: re.Match[str]) -> Found | None:
         said = text[start : word.end()].rstrip(".!?")
         if len(said) < shortest or _ADDRESS.search(said) or _AN_ID.search(text, max(start - 8, 0), start):
             continue
-        told = _TOLD.search(text, name.start(), start)
+        told = _TOLD.search(text, name.start(), start) and not _CODE.search(text, name.end(), start)
         hexadecimal = len(said) >= 32 and told and _KEY_SAID.search(before)
         password = shortest == 8 and told and name[0][:3] != "log" and is_told_password(said)
         if is_surely_drawn(said) or password or (hexadecimal and looks_random(said)):
             rest = _REST.match(text, limit) if word.end() == limit and not end else None
+            if CACHED.fullmatch(said):
+                continue
             return Found("a key or password in a sentence", start, rest.end() if rest else start + len(said))
     return None
 
@@ -196,11 +202,25 @@ def _value(text: str, start: int, end: int) -> Found | None:
     if group == 1 and (quoted := _SYMBOLS.match(text, end, end + LONGEST_TOKEN)) and has_symbols(quoted[2]):
         return Found(shape, *quoted.span(2))
     value = pattern.match(text, end, end + LONGEST_TOKEN)
-    if value and name.endswith("id") and _UUID.match(value[group]):
+    if value and _is_code(text, start, value, group):
+        return None
+    if value and name.endswith("id") and UUID.match(value[group]):
         return None  # of a session of work; one that logs in stands in a cookie
     if value and holds(value[group]) and (whole := pattern.match(text, end)):
         return Found(shape, *whole.span(group))
     return None
+
+
+def _is_code(text: str, start: int, value: re.Match[str], group: int) -> bool:
+    """Whether the value behind the separator at `start` is a call or a name that another is compared with; or a digest
+    in the list of a lock file (`FirebaseAuth: …`)."""
+    if text[value.start() - 1] in "\"'`" or value[0][0] in "\"'`":
+        return False
+    if text[value.end() : value.end() + 1] == "(" or (
+        text.startswith("==", start) and value[group].rstrip(")").isalnum()
+    ):
+        return True
+    return bool(_SHA1.fullmatch(value[group]) and _LOCKED.search(text, max(start - _LONGEST_NAME, 0), start))
 
 
 def _name_before(text: str, end: int) -> str:
@@ -215,7 +235,7 @@ def _name_before(text: str, end: int) -> str:
         return str(names[-1]) if names else ""
     if _BARE_PASS.search(name):
         return "password"
-    for whole in (name, _TYPE.sub("", name)):
+    for whole in (name, _AFTER_A_NAME.sub("", _TYPE.sub("", name))):
         name = whole.rstrip("0123456789 _")
         stem, _, last = name.rpartition("_")
         if not name.endswith(SECRET_NAMES) and last.isalnum() and last not in _ABOUT_A_KEY:

@@ -17,12 +17,14 @@ from sotopia_rl_data.secret_values import (
     is_drawn_password,
     is_drawn_path,
     is_mixed,
+    is_no_example,
     is_not_filled,
     is_password,
     is_password_in_url,
     is_surely_drawn,
     is_surely_random,
     is_told_password,
+    is_unknown_token,
     looks_random,
 )
 
@@ -53,19 +55,21 @@ _IS_THE_NAME = (  # … is the password; "…" // API_KEY
     r"[\"'`]?(?: (?:as|is|was) (?:the|your|my|our|its) (?:\w+ )?|[\"'`][.()\w; ]{0,16}(?://|#|--) ?(?:\w+[ _]){0,2})"
     r"(?i:pass(?:word|phrase|code)|pin|token|key|secret)\b"
 )
-_BODY = (  # of a block in base64, with its last line
+_BODY = (  # of a block in base64, with its last line; or a first line that stands alone, and not in a sentence
+    r"(?:(?:\\[rn]|[\s\"'`+,.]){0,60}(?:[A-Z][A-Za-z-]+: [^\n\\]+|[A-Za-z0-9+/=]{16,})"
     r"(?:(?:\\[rn]|\s)*(?:[A-Z][A-Za-z-]+: [^\n\\]+|[A-Za-z0-9+/=]{4,}))*(?:(?:\\[rn]|\s)*-----END [A-Z ]+-----)?"
+    r"|[\"'`]?[ \t\r]*(?:\n|$))"
 )
 VALUE = r"[A-Za-z0-9+/_.~=:%|!-]"
 # Read by Python's re and by RE2, which Arrow has (no lookaround, no atomic groups).
 SHAPES = {
     "an API key (sk-…)": Shape(rf"\bsk[-.]({TAIL}{{20,}}(?:\.{TAIL}+)*)", has_no_words, "sk- sk."),
-    "a Hugging Face token": Shape(r"\b(?:hf_|api_org_)[A-Za-z0-9]{30,}", is_not_filled, "hf_ api_org_"),
+    "a Hugging Face token": Shape(r"\b(?:hf_|api_org_)([A-Za-z0-9]{30,})", has_no_words, "hf_ api_org_"),
     "a Google API key": Shape(rf"\bAIza{TAIL}{{35}}", is_not_filled, "AIza"),
     "a Google OAuth secret": Shape(
         rf"\b(?:ya29\.|GOCSPX-|1//0)({TAIL}{{20,}}(?:\.{TAIL}+)*)", has_no_words, "ya29. GOCSPX- 1//0"
     ),
-    "an AWS access key": Shape(r"\b(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}\b", is_not_filled, "AKIA ASIA ABIA ACCA"),
+    "an AWS access key": Shape(r"\b(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}\b", is_no_example, "AKIA ASIA ABIA ACCA"),
     "a GitHub token": Shape(
         r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{22,})",
         is_not_filled,
@@ -157,7 +161,7 @@ SHAPES = {
         "Key= key=",
     ),
     "a password in a URL": Shape(
-        r"\b[a-z][a-z0-9+.-]{0,30}://([^\s/:@\"'<>]*):([^\s/@\"'<>]+)@[A-Za-z0-9\[]"
+        r"\b[a-z][a-z0-9+.-]{0,30}://([^\s/:\"'<>]*):([^\s/@\"'<>]+)@[A-Za-z0-9\[]"
         r"|\b[\w.-]{1,60}:([^\s\"':@/]{4,120})@(?:tcp|unix)\(",  # Go's
         is_password_in_url,
         ":// @tcp( @unix(",
@@ -235,7 +239,10 @@ SHAPES = {
         name=True,
     ),
     "a password in SQL": Shape(
-        r"(?i:\b(?:identified by|password) +)('[^\s']{6,}')", is_password, "identified password", name=True
+        r"(?i:\b(?:identified by|password) +)('[^\s']{6,}')|(?i:\bidentified by +)([^\s'\";]{6,})",
+        is_password,
+        "identified password",
+        name=True,
     ),
     "a password in a table": Shape(  # INSERT INTO users (name, password) VALUES …; a head of columns, and a row
         r"(?i:\bpass(?:word|wd)?s?\b[\"`']?(?:\)\s{0,9}values\s{0,9}\([^;\n]{0,200}?|(?:[,;\t][^\n]{0,200})?\n(?:[^\n]{0,200}?[,;\t])?)"
@@ -271,7 +278,7 @@ SHAPES = {
         name=True,
     ),
     "an option's password": Shape(
-        r"[\w.'\"/] -[pPkKwWaAXNuU]w?[ =]?[\"']?([^\s\"'|;]*[0-9][^\s\"'|;]*)", is_surely_drawn, " -", name=True
+        r"[\w.'\"/] -[pPkKwWaANuU]w?[ =]?[\"']?([^\s\"'|;]*[0-9][^\s\"'|;]*)", is_surely_drawn, " -", name=True
     ),
     "words of a wallet": Shape(
         r"(?i:\b(?:seed|recovery|mnemonic|backup)(?:[ _]?(?:phrase|words))?)\W{1,6}(?:is\W{1,3})?"
@@ -303,7 +310,7 @@ SHAPES = {
     ),
     "a token": Shape(
         rf"\b(?:[a-z]{{2,9}}|[A-Z]{{2,9}}|[A-Z][a-z]{{2,9}})[0-9]{{0,2}}(?:[_.-][A-Za-z0-9]{{1,9}}){{0,3}}[_.-]({TAIL}{{30,}}(?:\.{TAIL}{{16,}})*)",
-        is_surely_random,
+        is_unknown_token,
         "_ . -",
         filter=r"[A-Za-z0-9][_.-][A-Za-z_-]*[0-9]",
     ),

@@ -6,7 +6,6 @@ Behind a telling prefix or name little is asked of a value; with nothing but its
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from itertools import pairwise
 
@@ -14,12 +13,13 @@ _WORD = re.compile(r"[A-Z]?[a-z]{0,15}|[A-Z]{1,15}|[0-9]{1,4}|v[0-9]{1,3}")
 _PART_OF_A_NAME = re.compile(
     rf"{_WORD.pattern}|[0-9]{{5,8}}|[a-z]{{1,12}}[0-9]|[A-Z]{{3,12}}[0-9]{{1,3}}"
 )  # numbered names: oauth2, 000123
-_CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}|[A-Z]{2,}(?![a-z]))+")
-_NUMBERED_WORDS = re.compile(r"(?:[A-Z]{0,4}[a-z]{3,}|[A-Z]{2,}|(?<![0-9])[0-9]{1,4})+")  # OAuth2PasswordBearer
+# A run of letters is read in one way alone: what can be split in many takes time without end where nothing matches.
+_CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}+|(?<![A-Z])[A-Z]{2,}(?![a-z]))+")
+_NUMBERED_WORDS = re.compile(r"(?:[A-Z]{0,4}[a-z]{3,}+|[A-Z]{2,}+|(?<![0-9])[0-9]{1,4})+")  # OAuth2PasswordBearer
 _PLACEHOLDER = re.compile(  # or where the value is: arn:…, process.env.…, /run/…, vault:secret/data/…, raw/1.parquet
-    r"^(?:[<>{}()\[$%]|arn:|urn:|(?:[a-z]{2,8}\.){,2}env\."
+    r"^(?:[<>{}()\[$%?]|&lt;|arn:|urn:|(?:[a-z]{2,8}\.){,2}env\."
     r"|(?:(?:[a-z-]{2,20}|[a-z]{2,}(?:[A-Z][a-z]{2,}){1,3})[:/]/?|[~.]{0,2}/)[a-z]{2,10}/)"
-    r"|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example)|/[^/]+\.[a-z]{2,7}$"
+    r"|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example|x{4})|/[^/]+\.[a-z]{2,7}$|(?:/[^/]{1,2}){2}/"
 )
 _MADE_UP = re.compile(  # Sunny!Lake42, Welcome123!
     r"(?=.*[A-Z])(?=.*[a-z])(?=.*[0-9])\w+[!@#$%^&*?+~]+\w[\w!@#$%^&*?+~]*|(?!Sha[0-9])[A-Z][a-z]{2,12}[0-9]{3,6}[!@#$%&*?.]?"
@@ -34,12 +34,35 @@ _ALGORITHM = re.compile(
 )
 _FOR_ONE_APP = re.compile(  # as Google and WordPress give them
     "[\"'](?:[a-z]{4}(?: [a-z]{4}){3}|(?=.*[0-9])[A-Za-z0-9]{4}(?: [A-Za-z0-9]{4}){3,5})[\"']"
+    "|[\"']?[a-z]{4}(?:-[a-z]{4}){3}[\"']?"
 )
+_TITLED = re.compile(r"(?:[A-Z][a-z]+_){1,3}[0-9]{2,6}")  # Bluebird_Quarry_22
 _NUMBERED = re.compile(rf"^(?!.*(?:{_ALGORITHM.pattern}))(?=.*[A-Za-z]{{3}}).*[0-9]")  # kettle-9-drum
 _NO_WORD = re.compile(r"^(?:[A-Z0-9]*[B-DF-HJ-NP-TV-Z]{5}[A-Z0-9]*|[a-z0-9]*[b-df-hj-np-tv-z]{5}[a-z0-9]*)$")
-_ADDRESS_OR_PATTERN = re.compile(r"://|\(\?[:=!<P]|[A-Za-z0-9]-[A-Za-z0-9][^\]\s]{0,20}\][+*{]")
+_ADDRESS_OR_PATTERN = re.compile(r"://|\(\?[:=!<P]|\\[dsw]|[A-Za-z0-9]-[A-Za-z0-9][^\]\s]{0,20}\][+*{]")
+_NAME = re.compile(r"(?!.*[b-df-hj-np-tv-xz]{5})\w+(?:(?:[.-]|::)\w+)*", re.IGNORECASE | re.ASCII)
+_OF_CODE = re.compile(  # a variable of a template, an option, a selector, a path, a glob, a name in another's space
+    r"@[A-Z_]+|--?[a-z][a-z-]*|[#.][a-z][a-z_-]*|\.{0,2}/.*|\*\..*|[\w-]+/|\\.*|[A-Z][a-z]+-(?:[A-Z][a-z]+)+|,.*|.*::.*|\w+\?\..*"
+)
+CACHED = re.compile(r"(?:[A-Za-z0-9.]{1,20}-){2,}(?:[0-9a-f]{40}|[0-9a-f]{64})")  # Linux-node-, and a digest
+_HOST = re.compile(r"[a-z0-9-]{1,30}(?:\.[a-z0-9-]{1,30})+\.[a-z]{2,6}")
 _SLUG = re.compile(r"[a-z]{2,12}-[a-z]{2,12}-")  # of a page's address, with its id behind it
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
+
+
+def is_a_name_of_code(text: str) -> bool:
+    """Whether a text is a name in capitals and small letters (`GetTokenForUser`): its letters are those of words, and
+    at most two are digits. One of 2,000 keys of 24 letters and digits is taken for one."""
+    letters = re.sub("[^A-Za-z]", "", text)
+    vowels, rare = len(re.findall("(?i)[aeiouy]", letters)), len(re.findall("(?i)[jqxz]", letters))
+    return (
+        bool(_NAME.fullmatch(text))
+        and not letters.islower()
+        and sum(map(len, re.findall("[A-Z]?[a-z]{2,}", text))) >= (0.75 if len(letters) < 22 else 0.9) * len(letters)
+        and 0.28 * len(letters) <= vowels <= 0.6 * len(letters)
+        and rare <= 1 + len(letters) // 12
+        and sum(map(str.isdigit, text)) <= 2
+    )
 
 
 def is_made_of_words(text: str, word: re.Pattern[str] = _WORD) -> bool:
@@ -55,7 +78,12 @@ def is_not_filled(text: str) -> bool:
 
 def has_no_words(text: str) -> bool:
     """Whether a text is neither words nor filled."""
-    return not is_made_of_words(text) and is_not_filled(text)
+    return not is_made_of_words(text) and is_not_filled(text) and not is_a_name_of_code(text)
+
+
+def is_no_example(text: str) -> bool:
+    """Whether a text is neither filled nor one of those that manuals give (AKIAIOSFODNN7EXAMPLE)."""
+    return is_not_filled(text) and "EXAMPLE" not in text
 
 
 def is_mixed(text: str) -> bool:
@@ -81,6 +109,9 @@ def looks_random(text: str) -> bool:
     if (
         _PLACEHOLDER.search(text)
         or is_made_of_words(text, _PART_OF_A_NAME)
+        or is_a_name_of_code(text)
+        or "::" in text
+        or _HOST.fullmatch(text)
         or (_NUMBERED_WORDS.fullmatch(text) and changes < 0.36 and not _NO_WORD.search(text))
         or len(set(text)) < 6
         or re.fullmatch("0x(?:[0-9a-fA-F]{,16}|[0-9a-fA-F]{40})", text)  # a number; an address
@@ -98,6 +129,8 @@ def is_surely_random(text: str) -> bool:
     neighbours then differ in kind), or of small letters and digits (0.4 differ), or in base32 (0.3), if it is long and
     not hexadecimal; identifiers of answers and files are words, short, or hexadecimal."""
     changes, kinds = _changes(text)
+    if CACHED.fullmatch(text) or is_a_name_of_code(text):
+        return False
     if re.fullmatch("[A-Z2-7]{30,}", text):
         return changes > 0.12
     run = re.search("[a-z0-9]{30,}", text)
@@ -106,23 +139,35 @@ def is_surely_random(text: str) -> bool:
     )
 
 
+def is_unknown_token(text: str) -> bool:
+    """Whether what stands behind some prefix was drawn at random, and is long without the words that begin it."""
+    text = re.sub("^(?:[A-Za-z][a-z]{1,15}[-_])+", "", text)
+    return len(text) >= 24 and is_surely_random(text)
+
+
 def is_password(text: str) -> bool:
     """Whether what follows the name of a password is one: not a plain word, or quoted."""
     quoted = text[:1] in "\"'"
     if " " in text:  # of words in quotes, those of a sentence are none
         drawn = text.count(" ") < 3 and is_surely_random(text) and not _PLACEHOLDER.search(text)
         return drawn or bool(_FOR_ONE_APP.fullmatch(text))
-    text = text.strip("\"'").rstrip(".,;:!?)]")
+    if _FOR_ONE_APP.fullmatch(text):
+        return True
+    text = text.strip("\"'`")
+    text = text.rstrip(".,;:!?)]") if quoted else re.sub(r"\)[.),;].*", "", text).rstrip(".,;!?)]`")
     if is_made_of_words(text.replace(":", "/")) and not (
-        _NUMBERED.search(text) and (quoted or not re.search("[._]", text))
+        _NUMBERED.search(text) and (quoted or not re.search("[._]", text) or _TITLED.fullmatch(text))
     ):
+        return False
+    if _OF_CODE.fullmatch(text) or (not quoted and text.endswith(":")):
         return False
     if re.fullmatch(r"[a-z0-9]+(?:[|][a-z0-9:]+)+", text):  # required|string|min:8
         return False
     if _PLACEHOLDER.search(text) or len(text) < 6 or "://" in text or re.match(r"[/~]|@.*\.", text):
         return False
-    if text.isalpha() and not text.isascii():  # a word of another language, as in a program's translations
-        return False
+    letters = "".join(filter(str.isalpha, text))
+    if 2 * sum(not c.isascii() for c in letters) > len(letters) or (text.isalpha() and not text.isascii()):
+        return False  # a word of another language, as in a program's translations
     plain = re.fullmatch(r"[_-]?[A-Za-z][a-z]*(?:[A-Z][a-z]+)*|[A-Z_]+|[0-9.,:]{1,9}|(.)\1*", text)
     return not plain or (quoted and len(text) >= 12)
 
@@ -166,14 +211,14 @@ def has_symbols(text: str) -> bool:
 def is_password_in_url(text: str) -> bool:
     """Whether the password in a URL is one, and not the word that stands for it in a manual."""
     return len(text) > 3 and not re.fullmatch(
-        r"(?i)pass(word|wd)?|x-oauth-basic|pwd|pw|secret|token|key|x+|\*+|[<{$%\[].*", text
+        r"(?i)[a-z_-]*(?:pass(?:word|wd)?|pwd|pw|secret|token|key)|x-oauth-basic|x+|\*+|#?[<{$%\[].*", text
     )
 
 
 def is_basic(text: str) -> bool:
-    """Whether a text is `user:password` in base64."""
+    """Whether a text is `user:password` in base64, and not the words that stand for them in a manual."""
     try:
         plain = base64.b64decode(text + "=" * (-len(text) % 4), validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         return False
-    return ":" in plain and plain.isprintable()
+    return ":" in plain and plain.isprintable() and is_password_in_url(plain.partition(":")[2])

@@ -19,7 +19,15 @@ from collections.abc import Iterator
 from functools import cache
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
-from sotopia_rl_data.secret_names import LONGEST_TOKEN, PUBLIC, SECRET_NAMES, SUSPICIOUS_NAMES, named, small_letters
+from sotopia_rl_data.secret_names import (
+    LONGEST_TOKEN,
+    PUBLIC,
+    SECRET_NAMES,
+    SUSPICIOUS_NAMES,
+    UUID,
+    named,
+    small_letters,
+)
 from sotopia_rl_data.secret_shapes import SHAPES, Found, relaxed
 from sotopia_rl_data.secret_values import (
     has_no_words,
@@ -28,6 +36,7 @@ from sotopia_rl_data.secret_values import (
     is_not_filled,
     is_password,
     is_surely_random,
+    is_unknown_token,
     looks_random,
 )
 
@@ -55,7 +64,7 @@ _LOOSE = (  # errors repeat keys shortened or starred out
 
 
 # Encoded data may meet these conditions by chance.
-_BY_CHANCE = (is_not_filled, has_no_words, is_mixed, is_surely_random)
+_BY_CHANCE = (is_not_filled, has_no_words, is_mixed, is_surely_random, is_unknown_token)
 _LONGEST_UNKNOWN = 256  # characters of a token of whose service nothing is known
 _BLOB = re.compile(r"[A-Za-z0-9+/_=-]*")
 _DIGEST = re.compile(r"(?i)(?:sha-?[0-9]{1,3}|md5|h1|integrity|checksum)[=:-]")
@@ -94,10 +103,12 @@ def _candidates(text: str, names: bool = True, shapes: bool = True) -> Iterator[
             start, end = match.span()
             if shape.name and any(PUBLIC.search(text, max(end - 20, 0), end) for end in (match.end(1), end)):
                 continue
-            if group == 2 and match[1] == match[2]:
+            if (group == 2 and match[1] == match[2]) or (shape.holds is is_mixed and UUID.match(match[0])):
                 continue
-            if shape.holds is is_surely_random and (
-                _ID.search(text, max(start - 60, 0), start) or _encoded(text, start, end, _LONGEST_UNKNOWN)
+            if shape.holds in (is_surely_random, is_unknown_token) and (
+                text[max(start - 1, 0)] == "#"
+                or _ID.search(text, max(start - 60, 0), start)
+                or _encoded(text, start, end, _LONGEST_UNKNOWN)
             ):
                 continue
             if shape.holds(match.group(group)) and not (shape.holds in _BY_CHANCE and _encoded(text, start, end)):

@@ -76,8 +76,8 @@ SECRETS = {  # a text that holds one, by whose it is
     "DigitalOcean": f"dop_v1_{drawn(64, HEX)}",
     "Vault": f"hvs.{drawn(90, WORD + '-_')}",
     "a service that nobody knows": f"zork_tk_{drawn(40)}",
-    "PEM": "-----BEGIN OPENSSH PRIVATE KEY-----",
-    "PGP": "-----BEGIN PGP PRIVATE KEY BLOCK-----",
+    "PEM": f"-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEA{drawn(40)}\n-----END OPENSSH PRIVATE KEY-----",
+    "PGP": f"-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nlQOYBF{drawn(58)}",
     "JWT": f"eyJ{drawn(33)}.eyJ{drawn(60)}.{drawn(43)}",
     "Bearer": f"Authorization: BEARER {drawn(40)}",
     "Basic": f"Authorization: Basic {base64.b64encode(b'user:hunter2').decode()}",
@@ -234,6 +234,23 @@ def test_the_time_that_a_text_takes_grows_with_its_length_alone_even_if_it_is_ma
     assert list(found(text)) == []
     assert redact(text) == text
     assert time.process_time() - began < 4
+
+
+@pytest.mark.slow
+def test_no_value_takes_time_that_doubles_with_each_of_its_letters():
+    draw = random.Random(3)
+    runs = [
+        *(SMALL, SMALL.upper(), string.digits),
+        *("a", "Ab", "aB", "AB1", "a1", "ABCd", "abcd-", "ab.", "/ab", "a!", "|a", "="),
+    ]
+    before = [*("", "token=", 'password: "', "the password is ", "--token ", "Authorization: Bearer ", 'client("')]
+    before += ["https://discord.com/api/webhooks/1/", "Cookie: sid=", "zork_tk_", "hf_", "sk-"]
+    began = time.process_time()
+    for _ in range(400):
+        value = "".join(run * draw.randint(1, 60 // len(run) + 1) for run in draw.choices(runs, k=draw.randint(1, 3)))
+        for name in before:
+            list(found(f"{name}{value[:300]}{draw.choice(['', '!', 'é', '1'])}"))
+    assert time.process_time() - began < 20
 
 
 def test_a_password_is_found_inside_a_value_that_is_not_a_secret():
