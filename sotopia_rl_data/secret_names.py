@@ -13,6 +13,7 @@ from sotopia_rl_data.secret_shapes import VALUE, Found
 from sotopia_rl_data.secret_values import (
     CACHED,
     has_symbols,
+    is_key,
     is_password,
     is_surely_drawn,
     is_surely_random,
@@ -122,7 +123,7 @@ _ADDRESS = re.compile(
 UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
 _SHA1 = re.compile("[0-9a-f]{40}")
 _LOCKED = re.compile(r"(?:^|\s)[A-Z][a-z]+(?:[A-Z][A-Za-z]+)?(?:Auth|Sessions?)$")
-_NAMED_KEY = re.compile(rf"[\"'`]?({VALUE}{{16,}})")
+_NAMED_KEY = re.compile(rf"[\"'`]?({VALUE}{{12,}})")
 _REST = re.compile(rf"{VALUE}*")
 _NAMED_SECRET = re.compile(rf"[\"'`]?({VALUE}{{8,}})")
 _SYMBOLS = re.compile(r"(?P<quote>[\"'`])((?:(?!(?P=quote))\S){16,})(?P=quote)")
@@ -176,7 +177,7 @@ def _said(text: str, name: re.Match[str]) -> Found | None:
         password = shortest == 8 and told and name[0][:3] != "log" and is_told_password(said)
         if is_surely_drawn(said) or password or (hexadecimal and looks_random(said)):
             rest = _REST.match(text, limit) if word.end() == limit and not end else None
-            if CACHED.fullmatch(said):
+            if CACHED.fullmatch(said) or text.startswith(" = ", word.end()):  # credentials: Web3Credentials = …
                 continue
             return Found("a key or password in a sentence", start, rest.end() if rest else start + len(said))
     return None
@@ -194,7 +195,7 @@ def _value(text: str, start: int, end: int) -> Found | None:
         holds = is_told_password if weak else is_password
     elif name.endswith((*_KEY_NAMES, "-key", " key")):
         shape, pattern, group = "a named key", _HEADER if name.endswith("authorization") else _NAMED_KEY, 1
-        holds = looks_random if name.endswith(_KEY_NAMES) or _OF_A_HEADER.search(name) else is_surely_random
+        holds = is_key if name.endswith(_KEY_NAMES) or _OF_A_HEADER.search(name) else is_surely_random
         if name.endswith("secret") and not weak:
             pattern, holds = _NAMED_SECRET, is_told_password
     else:
@@ -212,13 +213,13 @@ def _value(text: str, start: int, end: int) -> Found | None:
 
 
 def _is_code(text: str, start: int, value: re.Match[str], group: int) -> bool:
-    """Whether the value behind the separator at `start` is a call or a name that another is compared with; or a digest
-    in the list of a lock file (`FirebaseAuth: …`)."""
+    """Whether the value behind the separator at `start` is a call, a name that another is compared with, a type, or a
+    digest in the list of a lock file (`FirebaseAuth: …`)."""
     if text[value.start() - 1] in "\"'`" or value[0][0] in "\"'`":
         return False
-    if text[value.end() : value.end() + 1] == "(" or (
-        text.startswith("==", start) and value[group].rstrip(")").isalnum()
-    ):
+    compared = text.startswith("==", start) and value[group].rstrip(")").isalnum()
+    a_type = text.startswith("->", start) and value[group].endswith(":")
+    if compared or a_type or text[value.end() : value.end() + 1] == "(":
         return True
     return bool(_SHA1.fullmatch(value[group]) and _LOCKED.search(text, max(start - _LONGEST_NAME, 0), start))
 

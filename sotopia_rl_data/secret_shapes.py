@@ -185,14 +185,14 @@ SHAPES = {
         name=True,
     ),
     "a key on a command line": Shape(  # the name from its beginning: random text holds the end of one by chance
-        r"(?:^|[^\w.+/=-])(-{0,2}(?:[a-z][a-z0-9]{0,30}[_.:-]{1,3}){0,8}(?:[a-z0-9]{1,30}[_-]|-)(?:api|auth|access)?(?:key|token|secret|pat)"
+        r"(?:^|[^\w.+/=-])(-{0,2}(?:[a-z][a-z0-9]{0,30}[_.:-]{1,3}){0,8}(?:[a-z0-9]{1,30}[_-]|-)(?:api|auth|access)?(?:key|token|secret|pat|bearer)"
         r"|-{0,2}(?:[A-Z][A-Z0-9]*_)+(?:API)?(?:KEY|TOKEN|SECRET|PAT)|-{0,2}[A-Z]?[a-z]+(?:[A-Z][a-z]+)*(?:Key|Token|Secret))"
         rf"[\"'`]?[ \t]{{1,3}}(?:-{{1,2}}[a-z]+[ =])?[\"'`]?({VALUE}{{16,}})",
         looks_random,
-        "-key _key -token _token -secret _secret -pat _pat -api _api -auth _auth -access _access Key Token Secret "
-        "_KEY _TOKEN _SECRET _PAT _API",
+        "-bearer -key _key -token _token -secret _secret -pat _pat -api _api -auth _auth -access _access Key Token "
+        "Secret _KEY _TOKEN _SECRET _PAT _API",
         name=True,
-        filter=r"(?:[_-](?:api|auth|access)?(?:key|token|secret|pat)|_(?:API)?(?:KEY|TOKEN|SECRET|PAT)|[a-z](?:Key|Token|Secret))"
+        filter=r"(?:[_-](?:api|auth|access)?(?:key|token|secret|pat|bearer)|_(?:API)?(?:KEY|TOKEN|SECRET|PAT)|[a-z](?:Key|Token|Secret))"
         rf"[\"'`]?[ \t]{{1,3}}(?:-{{1,2}}[a-z]+[ =])?[\"'`]?{VALUE}{{4}}",
     ),
     "a password on a command line": Shape(
@@ -206,11 +206,11 @@ SHAPES = {
         rf"\"username\"\s*:\s*\"[^\"]+\",\s*\"key\"\s*:\s*\"({VALUE}{{16,}})\"", looks_random, '"key"', name=True
     ),
     "a login on a command line": Shape(
-        r"\b(?:(?:sshpass|mysql[a-z]*|redis-cli|mongo[a-z]*|login|7za?|rar|sqlcmd|ldap[a-z]+)\b"
+        r"(?:\b(?:sshpass|mysql[a-z]*|redis-cli|mongo[a-z]*|login|7za?|rar|sqlcmd|ldap[a-z]+)\b"
         r"[^\n|;]{0,80}? -[paPw] ?"
-        r"|(?:sqlplus\b[^\n|;]{0,40}? |jdbc:oracle:[a-z]+:)[\w.]+/|\bWIFI:[^\n]{0,80}?P:"
+        r"|\b(?:sqlplus\b[^\n|;]{0,40}? |jdbc:oracle:[a-z]+:)[\w.]+/|\bWIFI:[^\n]{0,80}?P:"
         r"|\b(?:(?:un)?zip\b[^\n|;]{0,80}? -P|openssl\b[^\n|;]{0,80}? -k) "
-        r"|\blftp\b[^\n|;]{0,80}? -u [\w.@-]+,| (?:-u|--user)[ =][\"']?[\w.@-]+:)"
+        r"|\blftp\b[^\n|;]{0,80}? -u [\w.@-]+,|\s(?:-u|--user)[ =]{1,3}[\"']?[\w.@-]+:)"
         r"(\"[^\s\"]{6,}|'[^\s']{6,}|[^\s\"']{6,})",
         is_password,
         "sshpass sqlplus jdbc:oracle WIFI: mysql redis-cli mongo login 7z zip openssl rar sqlcmd ldap -u --user",
@@ -225,7 +225,7 @@ SHAPES = {
     ),
     "a quoted password": Shape(
         r"(?i:pass(?:word|wd|phrase)?)[ \t]{1,3}(\"[^\s\"]{8,}\"|'[^\s']{8,}')"
-        r"|(?m:^\s*pass(?:word|wd|phrase)?[ \t]+(\S{8,})$)",
+        r"|(?mi:^\s*pass(?:word|wd|phrase)?[ \t]+(\S{8,})$)",
         is_told_password,
         "pass",
         name=True,
@@ -239,7 +239,7 @@ SHAPES = {
         name=True,
     ),
     "a password in SQL": Shape(
-        r"(?i:\b(?:identified by|password) +)('[^\s']{6,}')|(?i:\bidentified by +)([^\s'\";]{6,})",
+        r"(?i:\b(?:identified by|password) +)('[^\s']{6,}')|\bIDENTIFIED BY +([^\s'\";]{6,})",
         is_password,
         "identified password",
         name=True,

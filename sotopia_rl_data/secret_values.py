@@ -16,6 +16,7 @@ _PART_OF_A_NAME = re.compile(
 # A run of letters is read in one way alone: what can be split in many takes time without end where nothing matches.
 _CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}+|(?<![A-Z])[A-Z]{2,}(?![a-z]))+")
 _NUMBERED_WORDS = re.compile(r"(?:[A-Z]{0,4}[a-z]{3,}+|[A-Z]{2,}+|(?<![0-9])[0-9]{1,4})+")  # OAuth2PasswordBearer
+_SETTING = re.compile(r"[a-z]{0,12}[0-9]{0,6}e?")  # of a run's name: ppo-lora-r64-bs128-lr1e-5
 _PLACEHOLDER = re.compile(  # or where the value is: arn:…, process.env.…, /run/…, vault:secret/data/…, raw/1.parquet
     r"^(?:[<>{}()\[$%?]|&lt;|arn:|urn:|(?:[a-z]{2,8}\.){,2}env\."
     r"|(?:(?:[a-z-]{2,20}|[a-z]{2,}(?:[A-Z][a-z]{2,}){1,3})[:/]/?|[~.]{0,2}/)[a-z]{2,10}/)"
@@ -28,6 +29,7 @@ _TOLD = re.compile(  # rel3ase#keys; tulip4garden; bluewhale42, Falcon-2291; mar
     r"(?=.*[A-Za-z])(?=.*[0-9])[\w.-]+[!@#$%^&*?+~][\w.!@#$%^&*?+~-]*|[\w-]*[A-Za-z][0-9]{1,2}[A-Za-z]{2}[\w!-]*"
     r"|[A-Za-z]{4,12}[-_.]?[0-9]{2,6}-?[A-Za-z!]{,4}|[0-9]{1,2}[A-Za-z]{4}[\w!-]*"
     r"|(?=.*[A-Z])(?=.*[a-z]{2})(?:[A-Za-z]{3,12}-){2,4}[0-9]{2,6}"
+    r"|(?=.*[A-Z])[A-Za-z]{3,12}[._-][0-9]{1,4}[._-][A-Za-z]{3,12}"
 )
 _ALGORITHM = re.compile(
     r"(?i:pass|your|crypt|(?<![a-z])(?:sha-?[0-9]|md[0-9]|utf-?[0-9]|base[0-9]|oauth|argon|pbkdf|hmac|aes|http|ipv|[xv][0-9]))"
@@ -36,13 +38,14 @@ _FOR_ONE_APP = re.compile(  # as Google and WordPress give them
     "[\"'](?:[a-z]{4}(?: [a-z]{4}){3}|(?=.*[0-9])[A-Za-z0-9]{4}(?: [A-Za-z0-9]{4}){3,5})[\"']"
     "|[\"']?[a-z]{4}(?:-[a-z]{4}){3}[\"']?"
 )
-_TITLED = re.compile(r"(?:[A-Z][a-z]+_){1,3}[0-9]{2,6}")  # Bluebird_Quarry_22
+_TITLED = re.compile(r"(?=.*[A-Z])(?:[A-Za-z][a-z]+[._]){1,3}[0-9]{1,6}(?:[._][A-Za-z][a-z]+){,2}")  # Lake.7.Falcon
 _NUMBERED = re.compile(rf"^(?!.*(?:{_ALGORITHM.pattern}))(?=.*[A-Za-z]{{3}}).*[0-9]")  # kettle-9-drum
 _NO_WORD = re.compile(r"^(?:[A-Z0-9]*[B-DF-HJ-NP-TV-Z]{5}[A-Z0-9]*|[a-z0-9]*[b-df-hj-np-tv-z]{5}[a-z0-9]*)$")
 _ADDRESS_OR_PATTERN = re.compile(r"://|\(\?[:=!<P]|\\[dsw]|[A-Za-z0-9]-[A-Za-z0-9][^\]\s]{0,20}\][+*{]")
 _NAME = re.compile(r"(?!.*[b-df-hj-np-tv-xz]{5})\w+(?:(?:[.-]|::)\w+)*", re.IGNORECASE | re.ASCII)
 _OF_CODE = re.compile(  # a variable of a template, an option, a selector, a path, a glob, a name in another's space
-    r"@[A-Z_]+|--?[a-z][a-z-]*|[#.][a-z][a-z_-]*|\.{0,2}/.*|\*\..*|[\w-]+/|\\.*|[A-Z][a-z]+-(?:[A-Z][a-z]+)+|,.*|.*::.*|\w+\?\..*"
+    r"@[A-Z0-9_]+|--?[a-z][a-z-]*|[#.][a-z][a-z_-]*|\.{1,2}/.*|\*\..*|[\w-]+/|[A-Z][a-z]+-(?:[A-Z][a-z]+)+|[,\\].*"
+    r"|:\w.*|.*::.*|[a-z]+:`.*|\w+\?\..*"
 )
 CACHED = re.compile(r"(?:[A-Za-z0-9.]{1,20}-){2,}(?:[0-9a-f]{40}|[0-9a-f]{64})")  # Linux-node-, and a digest
 _HOST = re.compile(r"[a-z0-9-]{1,30}(?:\.[a-z0-9-]{1,30})+\.[a-z]{2,6}")
@@ -61,7 +64,7 @@ def is_a_name_of_code(text: str) -> bool:
         and sum(map(len, re.findall("[A-Z]?[a-z]{2,}", text))) >= (0.75 if len(letters) < 22 else 0.9) * len(letters)
         and 0.28 * len(letters) <= vowels <= 0.6 * len(letters)
         and rare <= 1 + len(letters) // 12
-        and sum(map(str.isdigit, text)) <= 2
+        and sum(map(str.isdigit, text)) <= (0 if "-" in text else 2)
     )
 
 
@@ -78,7 +81,8 @@ def is_not_filled(text: str) -> bool:
 
 def has_no_words(text: str) -> bool:
     """Whether a text is neither words nor filled."""
-    return not is_made_of_words(text) and is_not_filled(text) and not is_a_name_of_code(text)
+    settings = text.count("-") > 3 and all(map(_SETTING.fullmatch, text.split("-")))
+    return not settings and not is_made_of_words(text) and is_not_filled(text) and not is_a_name_of_code(text)
 
 
 def is_no_example(text: str) -> bool:
@@ -145,6 +149,11 @@ def is_unknown_token(text: str) -> bool:
     return len(text) >= 24 and is_surely_random(text)
 
 
+def is_key(text: str) -> bool:
+    """Whether a text behind a telling name is a key: if it is short, drawn beyond doubt."""
+    return looks_random(text) if len(text) >= 16 else is_surely_random(text) and not _PLACEHOLDER.search(text)
+
+
 def is_password(text: str) -> bool:
     """Whether what follows the name of a password is one: not a plain word, or quoted."""
     quoted = text[:1] in "\"'"
@@ -163,12 +172,16 @@ def is_password(text: str) -> bool:
         return False
     if re.fullmatch(r"[a-z0-9]+(?:[|][a-z0-9:]+)+", text):  # required|string|min:8
         return False
-    if _PLACEHOLDER.search(text) or len(text) < 6 or "://" in text or re.match(r"[/~]|@.*\.", text):
+    if _PLACEHOLDER.search(text) or len(text) < 6 or "://" in text or re.match(r"~|/.*/|@.*\.", text):
+        return False
+    if text[0] == "/" and not looks_random(text):
         return False
     letters = "".join(filter(str.isalpha, text))
     if 2 * sum(not c.isascii() for c in letters) > len(letters) or (text.isalpha() and not text.isascii()):
         return False  # a word of another language, as in a program's translations
     plain = re.fullmatch(r"[_-]?[A-Za-z][a-z]*(?:[A-Z][a-z]+)*|[A-Z_]+|[0-9.,:]{1,9}|(.)\1*", text)
+    if plain and re.search("(?i)pass|secret|pwd", text):  # wrongPassword, testpassword
+        return False
     return not plain or (quoted and len(text) >= 12)
 
 
@@ -186,14 +199,21 @@ def is_told_password(text: str) -> bool:
     if _FOR_ONE_APP.fullmatch(text):
         return True
     text = text.strip("\"'").rstrip(".,;:)")
-    made_up = len(text) >= 8 and _TOLD.fullmatch(text) and not _PLACEHOLDER.search(text) and not _ALGORITHM.search(text)
+    turns = text.isalnum() and sum(map(str.isdigit, text)) > 2 and _changes(text)[0] > 0.35  # 237dg546fs9
+    made_up = (
+        len(text) >= 8
+        and (turns or _TOLD.fullmatch(text))
+        and not _PLACEHOLDER.search(text)
+        and not _ALGORITHM.search(text)
+    )
     return bool(made_up) or is_drawn_password(text)
 
 
 def is_surely_drawn(text: str) -> bool:
     """Whether one of the words near a password's name is that password."""
     text = text.rstrip(".,;:!?)")
-    return len(text) >= 8 and is_surely_random(text) and not _PLACEHOLDER.search(text)
+    drawn = len(text) >= 8 and is_surely_random(text) and not _PLACEHOLDER.search(text)
+    return drawn and not re.fullmatch("[A-Za-z]+:?", _from_base64(text))  # UGFzc3dvcmQ6 is the question for it
 
 
 def is_drawn_path(text: str) -> bool:
@@ -215,10 +235,14 @@ def is_password_in_url(text: str) -> bool:
     )
 
 
+def _from_base64(text: str) -> str:
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True).decode()
+    except ValueError:
+        return ""
+
+
 def is_basic(text: str) -> bool:
     """Whether a text is `user:password` in base64, and not the words that stand for them in a manual."""
-    try:
-        plain = base64.b64decode(text + "=" * (-len(text) % 4), validate=True).decode()
-    except ValueError:
-        return False
+    plain = _from_base64(text)
     return ":" in plain and plain.isprintable() and is_password_in_url(plain.partition(":")[2])
