@@ -69,7 +69,7 @@ _PUBLIC_WORDS = (
 _CURSORS = "(?:page|pagination|continuation|sync|cursor|authenticity)"  # where a listing goes on, or a form is from
 _HASHED = r"(?:hashed|checksum|(?:sum|hash|digest|fingerprint|md5|sha-?[0-9]{1,3}) of(?: the| a| your)?)[_ /-]?\w+"
 PUBLIC = re.compile(
-    rf"(?i)(?:(?:{_PUBLIC_WORDS})[_ -]?key(?:[_ -]?token)?|{_CURSORS}[_ -]?token|[0-9]:secret|{_HASHED})$"
+    rf"(?i)(?:(?:{_PUBLIC_WORDS})[_ -]?key(?:[_ -]?token)?|{_CURSORS}[_ -]?token|[0-9]:secret|[\"'`]__key|{_HASHED})$"
 )
 _PUBLIC_KEYS = re.compile(r"\W{1,12}kty\b")  # of a JSON Web Key Set
 _DIGEST_OF = re.compile(r"(?i)(?:md5|sha[0-9_-]{1,5}|hash|crypt)\([^()\n]{0,24}\)\s?$")
@@ -88,7 +88,7 @@ _AFTER_A_NAME = re.compile(
     r"""|</[\w-]+>(?:\s|\\[nrt])*<(?:string|value|data|t[dh]|dd))+$"""
 )
 _TYPE = re.compile(  # let apiKey: string = …
-    r"""(?:[?!]?:\s?[&\w.<>\[\]|?]{2,24}|\sstring|\s\w{1,12}="\w{1,12})$"""
+    r"""(?:[?!]?:\s?(?!true|false|null)[&A-Za-z_.<\[][\w.<>\[\]|?]{1,24}|\sstring|\s\w{1,12}="\w{1,12})$"""
 )
 _QUOTED = r"""(?=[A-Za-z@]{0,2}["'])"""
 _SEPARATOR = re.compile(
@@ -116,11 +116,12 @@ _TOLD = re.compile(
 _WORD = re.compile(r"[!#-&*+./:=?-_a-z{}~-]*[0-9][!#-&*+./0-:=?-_a-z{}~-]*")
 _CODE = re.compile(r"[({]\s?\w+:")  # sign_in({ email: user1Email, password })
 _END = re.compile(r"[.!]\s|\n|\bENC[\[(]")  # a question may be answered; what is encrypted tells nothing
-_AN_ID = re.compile(r"(?:[iI]d[\"']?\s?[:=]\s?|\bid\s|(?i:sha)-?[0-9]{1,3}[:=])[\"']?$")
+_AN_ID = re.compile(r"(?:[iI]d[\"']?\s?[:=]\s?|\bid\s|(?:(?i:sha)-?[0-9]{1,3}|h1)[:=])[\"']?$")
 _ADDRESS = re.compile(
     r"^0x[0-9a-fA-F]{1,40}$|^(?:org|proj|req|user|sha[0-9]{1,3})[-_]|://|\.[^.]*/|/.*\.[a-z]{2,7}$|.=.|^[/~@]|@|^AAAA"
 )
 UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
+_COLON = re.compile(r"[\"'`]?\s*:")
 _SHA1 = re.compile("[0-9a-f]{40}")
 _LOCKED = re.compile(r"(?:^|\s)[A-Z][a-z]+(?:[A-Z][A-Za-z]+)?(?:Auth|Sessions?)$")
 _NAMED_KEY = re.compile(rf"[\"'`]?({VALUE}{{12,}})")
@@ -128,7 +129,7 @@ _REST = re.compile(rf"{VALUE}*")
 _NAMED_SECRET = re.compile(rf"[\"'`]?({VALUE}{{8,}})")
 _SYMBOLS = re.compile(r"(?P<quote>[\"'`])((?:(?!(?P=quote))\S){16,})(?P=quote)")
 _HEADER = re.compile(rf"[\"'`]?(?:[A-Za-z]{{3,10}} +)?({VALUE}{{16,}})")
-_NAMED_PASSWORD = re.compile(r"\"[^\n\"]{6,}\"|'[^\n']{6,}'|[^\s\"',;}&<>\\]{6,}")
+_NAMED_PASSWORD = re.compile(r"\"[^\n\"]{6,}\"|'[^\n']{6,}'|(?:[^\s\"',;}&<>\\]|&(?!\w+[=;]|#)){6,}")
 
 
 def small_letters(text: str) -> str:
@@ -213,13 +214,14 @@ def _value(text: str, start: int, end: int) -> Found | None:
 
 
 def _is_code(text: str, start: int, value: re.Match[str], group: int) -> bool:
-    """Whether the value behind the separator at `start` is a call, a name that another is compared with, a type, or a
-    digest in the list of a lock file (`FirebaseAuth: …`)."""
+    """Whether the value behind the separator at `start` is a call, a name that another is compared with, a type, the
+    next name of an object, or a digest in the list of a lock file (`FirebaseAuth: …`)."""
     if text[value.start() - 1] in "\"'`" or value[0][0] in "\"'`":
-        return False
+        return text[start] == "," and bool(_COLON.match(text, value.end()))
     compared = text.startswith("==", start) and value[group].rstrip(")").isalnum()
     a_type = text.startswith("->", start) and value[group].endswith(":")
-    if compared or a_type or text[value.end() : value.end() + 1] == "(":
+    a_host = text[start] == ">" and value[group][0] == "@"  # <user>:<password>@host
+    if compared or a_type or a_host or text[value.end() : value.end() + 1] == "(":
         return True
     return bool(_SHA1.fullmatch(value[group]) and _LOCKED.search(text, max(start - _LONGEST_NAME, 0), start))
 

@@ -143,9 +143,9 @@ SHAPES = {
     ),
     "a password of HTTP Basic": Shape(r"\b[Bb](?:asic|ASIC) +([A-Za-z0-9+/_-]{8,}={0,2})", is_basic, "asic ASIC"),
     "a web hook": Shape(
-        r"(?:hook[a-z0-9.:-]*/(?:[A-Za-z0-9@_.-]+/)*"
+        r"(?:hook[a-z0-9.:-]{0,60}/(?:[A-Za-z0-9@_.-]{1,100}/){0,8}"
         r"|://(?:maker\.ifttt|hc-ping|[a-z.]*victorops|events\.pagerduty|[a-z0-9.-]*(?:alchemy|infura))"
-        r"\.(?:com|io)/(?:[A-Za-z0-9_-]+/)*)([A-Za-z0-9_-]{16,})"
+        r"\.(?:com|io)/(?:[A-Za-z0-9_-]{1,100}/){0,8})([A-Za-z0-9_-]{16,})"
         r"|\bhooks\.zapier\.com/hooks/catch/[0-9]+/[A-Za-z0-9]{5,}",
         is_drawn_path,
         "hook maker. hc-ping victorops pagerduty alchemy infura",

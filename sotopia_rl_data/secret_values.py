@@ -45,7 +45,7 @@ _ADDRESS_OR_PATTERN = re.compile(r"://|\(\?[:=!<P]|\\[dsw]|[A-Za-z0-9]-[A-Za-z0-
 _NAME = re.compile(r"(?!.*[b-df-hj-np-tv-xz]{5})\w+(?:(?:[.-]|::)\w+)*", re.IGNORECASE | re.ASCII)
 _OF_CODE = re.compile(  # a variable of a template, an option, a selector, a path, a glob, a name in another's space
     r"@[A-Z0-9_]+|--?[a-z][a-z-]*|[#.][a-z][a-z_-]*|\.{1,2}/.*|\*\..*|[\w-]+/|[A-Z][a-z]+-(?:[A-Z][a-z]+)+|[,\\].*"
-    r"|:\w.*|.*::.*|[a-z]+:`.*|\w+\?\..*"
+    r"|:\w.*|[a-z][a-z-]*=|.*::.*|[a-z]+:`.*|\w+\?\..*"
 )
 CACHED = re.compile(r"(?:[A-Za-z0-9.]{1,20}-){2,}(?:[0-9a-f]{40}|[0-9a-f]{64})")  # Linux-node-, and a digest
 _HOST = re.compile(r"[a-z0-9-]{1,30}(?:\.[a-z0-9-]{1,30})+\.[a-z]{2,6}")
