@@ -121,6 +121,8 @@ _ADDRESS = re.compile(
     r"^0x[0-9a-fA-F]{1,40}$|^(?:org|proj|req|user|sha[0-9]{1,3})[-_]|://|\.[^.]*/|/.*\.[a-z]{2,7}$|.=.|^[/~@]|@|^AAAA"
 )
 UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
+_A_WORD = re.compile("[\"'`]pass(?:word|wd)?$")  # "password", "ROLE_1"
+_ESCAPED = re.compile(r"\\u[0-9a-fA-F]{4}")  # another alphabet, in a file of translations
 _COLON = re.compile(r"[\"'`]?\s*:")
 _SHA1 = re.compile("[0-9a-f]{40}")
 _LOCKED = re.compile(r"(?:^|\s)[A-Z][a-z]+(?:[A-Z][A-Za-z]+)?(?:Auth|Sessions?)$")
@@ -170,7 +172,7 @@ def _said(text: str, name: re.Match[str]) -> Found | None:
     limit = end.start() if end else name.end() + _SENTENCE
     for word in _WORD.finditer(text, name.end(), limit):
         start = word.start() + (0 if "://" in word[0] else word[0].rfind(":") + 1)
-        said = text[start : word.end()].rstrip(".!?")
+        said = text[start : word.end()].rstrip(".!?}")
         if len(said) < shortest or _ADDRESS.search(said) or _AN_ID.search(text, max(start - 8, 0), start):
             continue
         told = _TOLD.search(text, name.start(), start) and not _CODE.search(text, name.end(), start)
@@ -178,7 +180,11 @@ def _said(text: str, name: re.Match[str]) -> Found | None:
         password = shortest == 8 and told and name[0][:3] != "log" and is_told_password(said)
         if is_surely_drawn(said) or password or (hexadecimal and looks_random(said)):
             rest = _REST.match(text, limit) if word.end() == limit and not end else None
-            if CACHED.fullmatch(said) or text.startswith(" = ", word.end()):  # credentials: Web3Credentials = …
+            if (
+                CACHED.fullmatch(said)
+                or _ESCAPED.search(text, start - 1, start + len(said))
+                or text.startswith(" = ", word.end())
+            ):  # credentials: Web3Credentials = …
                 continue
             return Found("a key or password in a sentence", start, rest.end() if rest else start + len(said))
     return None
@@ -193,7 +199,7 @@ def _value(text: str, start: int, end: int) -> Found | None:
         return None
     if name.endswith(_PASSWORD_NAMES):
         shape, pattern, group = "a password", _NAMED_PASSWORD, 0
-        holds = is_told_password if weak else is_password
+        holds = is_told_password if weak or (text[start] == "," and _A_WORD.search(name)) else is_password
     elif name.endswith((*_KEY_NAMES, "-key", " key")):
         shape, pattern, group = "a named key", _HEADER if name.endswith("authorization") else _NAMED_KEY, 1
         holds = is_key if name.endswith(_KEY_NAMES) or _OF_A_HEADER.search(name) else is_surely_random
@@ -204,7 +210,7 @@ def _value(text: str, start: int, end: int) -> Found | None:
     if group == 1 and (quoted := _SYMBOLS.match(text, end, end + LONGEST_TOKEN)) and has_symbols(quoted[2]):
         return Found(shape, *quoted.span(2))
     value = pattern.match(text, end, end + LONGEST_TOKEN)
-    if value and _is_code(text, start, value, group):
+    if value and (_is_code(text, start, value, group) or _ESCAPED.match(text, value.start() - 1)):
         return None
     if value and name.endswith("id") and UUID.match(value[group]):
         return None  # of a session of work; one that logs in stands in a cookie
@@ -215,13 +221,14 @@ def _value(text: str, start: int, end: int) -> Found | None:
 
 def _is_code(text: str, start: int, value: re.Match[str], group: int) -> bool:
     """Whether the value behind the separator at `start` is a call, a name that another is compared with, a type, the
-    next name of an object, or a digest in the list of a lock file (`FirebaseAuth: …`)."""
+    next name of an object or a file, or a digest in the list of a lock file (`FirebaseAuth: …`)."""
     if text[value.start() - 1] in "\"'`" or value[0][0] in "\"'`":
         return text[start] == "," and bool(_COLON.match(text, value.end()))
     compared = text.startswith("==", start) and value[group].rstrip(")").isalnum()
+    another = text[value.start() - 1] == "\n" and "=" in value[group]
     a_type = text.startswith("->", start) and value[group].endswith(":")
     a_host = text[start] == ">" and value[group][0] == "@"  # <user>:<password>@host
-    if compared or a_type or a_host or text[value.end() : value.end() + 1] == "(":
+    if compared or another or a_type or a_host or text[value.end() : value.end() + 1] == "(":
         return True
     return bool(_SHA1.fullmatch(value[group]) and _LOCKED.search(text, max(start - _LONGEST_NAME, 0), start))
 

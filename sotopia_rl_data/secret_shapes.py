@@ -57,7 +57,8 @@ _IS_THE_NAME = (  # … is the password; "…" // API_KEY
 )
 _BODY = (  # of a block in base64, with its last line; or a first line that stands alone, and not in a sentence
     r"(?:(?:\\[rn]|[\s\"'`+,.]){0,60}(?:[A-Z][A-Za-z-]+: [^\n\\]+|[A-Za-z0-9+/=]{16,})"
-    r"(?:(?:\\[rn]|\s)*(?:[A-Z][A-Za-z-]+: [^\n\\]+|[A-Za-z0-9+/=]{4,}))*(?:(?:\\[rn]|\s)*-----END [A-Z ]+-----)?"
+    r"(?:(?:\\[rn]|[\s\"'+,])*(?:[A-Z][A-Za-z-]+: [^\n\\]+|[A-Za-z0-9+/=]{4,}))*"
+    r"(?:(?:\\[rn]|[\s\"'+,])*-----END [A-Z ]+-----)?"
     r"|[\"'`]?[ \t\r]*(?:\n|$))"
 )
 VALUE = r"[A-Za-z0-9+/_.~=:%|!-]"

@@ -11,16 +11,16 @@ from itertools import pairwise
 
 _WORD = re.compile(r"[A-Z]?[a-z]{0,15}|[A-Z]{1,15}|[0-9]{1,4}|v[0-9]{1,3}")
 _PART_OF_A_NAME = re.compile(
-    rf"{_WORD.pattern}|[0-9]{{5,8}}|[a-z]{{1,12}}[0-9]|[A-Z]{{3,12}}[0-9]{{1,3}}"
+    rf"{_WORD.pattern}|[0-9]{{5,8}}|[a-z]{{1,12}}[0-9]|[A-Z]{{1,12}}[0-9]{{1,3}}|x509"
 )  # numbered names: oauth2, 000123
 # A run of letters is read in one way alone: what can be split in many takes time without end where nothing matches.
 _CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}+|(?<![A-Z])[A-Z]{2,}(?![a-z]))+")
 _NUMBERED_WORDS = re.compile(r"(?:[A-Z]{0,4}[a-z]{3,}+|[A-Z]{2,}+|(?<![0-9])[0-9]{1,4})+")  # OAuth2PasswordBearer
 _SETTING = re.compile(r"[a-z]{0,12}[0-9]{0,6}e?")  # of a run's name: ppo-lora-r64-bs128-lr1e-5
 _PLACEHOLDER = re.compile(  # or where the value is: arn:…, process.env.…, /run/…, vault:secret/data/…, raw/1.parquet
-    r"^(?:[<>{}()\[$%?]|&lt;|arn:|urn:|(?:[a-z]{2,8}\.){,2}env\."
+    r"^(?:[<>{}()\[$%?]|&lt;|//|arn:|urn:|(?:[a-z]{2,8}\.){,2}env\."
     r"|(?:(?:[a-z-]{2,20}|[a-z]{2,}(?:[A-Z][a-z]{2,}){1,3})[:/]/?|[~.]{0,2}/)[a-z]{2,10}/)"
-    r"|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example|x{4})|/[^/]+\.[a-z]{2,7}$|(?:/[^/]{1,2}){2}/"
+    r"|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example|x{4}|your[-_])|/[^/]+\.[a-z]{2,7}$|(?:/[^/]{1,2}){2}/"
 )
 _MADE_UP = re.compile(  # Sunny!Lake42, Welcome123!
     r"(?=.*[A-Z])(?=.*[a-z])(?=.*[0-9])\w+[!@#$%^&*?+~]+\w[\w!@#$%^&*?+~]*|(?!Sha[0-9])[A-Z][a-z]{2,12}[0-9]{3,6}[!@#$%&*?.]?"
@@ -42,29 +42,30 @@ _TITLED = re.compile(r"(?=.*[A-Z])(?:[A-Za-z][a-z]+[._]){1,3}[0-9]{1,6}(?:[._][A
 _NUMBERED = re.compile(rf"^(?!.*(?:{_ALGORITHM.pattern}))(?=.*[A-Za-z]{{3}}).*[0-9]")  # kettle-9-drum
 _NO_WORD = re.compile(r"^(?:[A-Z0-9]*[B-DF-HJ-NP-TV-Z]{5}[A-Z0-9]*|[a-z0-9]*[b-df-hj-np-tv-z]{5}[a-z0-9]*)$")
 _ADDRESS_OR_PATTERN = re.compile(r"://|\(\?[:=!<P]|\\[dsw]|[A-Za-z0-9]-[A-Za-z0-9][^\]\s]{0,20}\][+*{]")
-_NAME = re.compile(r"(?!.*[b-df-hj-np-tv-xz]{5})\w+(?:(?:[.-]|::)\w+)*", re.IGNORECASE | re.ASCII)
+_NAME = re.compile(r"(?!.*(?:[b-df-hj-np-tv-xz]{5}|[a-z][0-9]+[a-z]))\w+(?:(?:[.-]|::)\w+)*", re.ASCII)
 _OF_CODE = re.compile(  # a variable of a template, an option, a selector, a path, a glob, a name in another's space
     r"@[A-Z0-9_]+|--?[a-z][a-z-]*|[#.][a-z][a-z_-]*|\.{1,2}/.*|\*\..*|[\w-]+/|[A-Z][a-z]+-(?:[A-Z][a-z]+)+|[,\\].*"
-    r"|:\w.*|[a-z][a-z-]*=|.*::.*|[a-z]+:`.*|\w+\?\..*"
+    r"|:\w.*|[a-z][a-z-]*=|[A-Za-z]+-|!+[a-z][\w.]*|[a-z]+(?:\+[a-z]+)+|#/.*|[A-Za-z_]+(?:\.[A-Za-z_]+)+|.*::.*|[a-z]+:`.*|\w+\?\..*"
 )
 CACHED = re.compile(r"(?:[A-Za-z0-9.]{1,20}-){2,}(?:[0-9a-f]{40}|[0-9a-f]{64})")  # Linux-node-, and a digest
-_HOST = re.compile(r"[a-z0-9-]{1,30}(?:\.[a-z0-9-]{1,30})+\.[a-z]{2,6}")
+_HOST_OR_FILE = re.compile(r"[a-z0-9-]{1,30}(?:\.[a-z0-9-]{1,30})+\.[a-z]{2,6}|[\w/-]{1,40}\.[a-z]{2,4}")
 _SLUG = re.compile(r"[a-z]{2,12}-[a-z]{2,12}-")  # of a page's address, with its id behind it
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 
 
 def is_a_name_of_code(text: str) -> bool:
     """Whether a text is a name in capitals and small letters (`GetTokenForUser`): its letters are those of words, and
-    at most two are digits. One of 2,000 keys of 24 letters and digits is taken for one."""
+    at most two numbers stand among them. One of 3,000 keys of 24 letters and digits is taken for one."""
     letters = re.sub("[^A-Za-z]", "", text)
     vowels, rare = len(re.findall("(?i)[aeiouy]", letters)), len(re.findall("(?i)[jqxz]", letters))
     return (
         bool(_NAME.fullmatch(text))
+        and len(letters) >= 8
         and not letters.islower()
-        and sum(map(len, re.findall("[A-Z]?[a-z]{2,}", text))) >= (0.75 if len(letters) < 22 else 0.9) * len(letters)
-        and 0.28 * len(letters) <= vowels <= 0.6 * len(letters)
+        and sum(map(len, re.findall("[A-Z]?[a-z]{2,}", text))) >= (0.75 if len(letters) < 22 else 0.85) * len(letters)
+        and 0.25 * len(letters) <= vowels <= 0.6 * len(letters)
         and rare <= 1 + len(letters) // 12
-        and sum(map(str.isdigit, text)) <= (0 if "-" in text else 2)
+        and len(re.findall("[0-9]+", text)) <= (0 if "-" in text else 2)
     )
 
 
@@ -81,6 +82,7 @@ def is_not_filled(text: str) -> bool:
 
 def has_no_words(text: str) -> bool:
     """Whether a text is neither words nor filled."""
+    text = text.rstrip("=")
     settings = text.count("-") > 3 and all(map(_SETTING.fullmatch, text.split("-")))
     return not settings and not is_made_of_words(text) and is_not_filled(text) and not is_a_name_of_code(text)
 
@@ -115,7 +117,8 @@ def looks_random(text: str) -> bool:
         or is_made_of_words(text, _PART_OF_A_NAME)
         or is_a_name_of_code(text)
         or "::" in text
-        or _HOST.fullmatch(text)
+        or _HOST_OR_FILE.fullmatch(text)
+        or (":" in _from_base64(text) and not is_basic(text))
         or (_NUMBERED_WORDS.fullmatch(text) and changes < 0.36 and not _NO_WORD.search(text))
         or len(set(text)) < 6
         or re.fullmatch("0x(?:[0-9a-fA-F]{,16}|[0-9a-fA-F]{40})", text)  # a number; an address
@@ -172,7 +175,12 @@ def is_password(text: str) -> bool:
         return False
     if re.fullmatch(r"[a-z0-9]+(?:[|][a-z0-9:]+)+", text):  # required|string|min:8
         return False
-    if _PLACEHOLDER.search(text) or len(text) < 6 or "://" in text or re.match(r"~|/.*/|@.*\.", text):
+    if (
+        _PLACEHOLDER.search(text)
+        or len(text) < 6
+        or "://" in text
+        or re.match(r"~|/.*/|@.*\.|[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}/", text)
+    ):
         return False
     if text[0] == "/" and not looks_random(text):
         return False

@@ -68,7 +68,7 @@ _BY_CHANCE = (is_not_filled, has_no_words, is_mixed, is_surely_random, is_unknow
 _LONGEST_UNKNOWN = 256  # characters of a token of whose service nothing is known
 _BLOB = re.compile(r"[A-Za-z0-9+/_=-]*")
 _DIGEST = re.compile(r"(?i)(?:sha-?[0-9]{1,3}|md5|h1|integrity|checksum)[=:-]")
-_ID = re.compile(r"(?:\bid|site_?key)[\"']?\s?[:=]\s?[\"']?[\w-]{0,40}$")
+_ID = re.compile(r"(?:\bid|site_?key)[\"']?\s?[:=]\s?[\"']?[\w-]{0,40}$|\$[0-9][a-z]?\$\S{0,40}$")  # or a hash
 
 
 def _encoded(text: str, start: int, end: int, longest: int = LONGEST_TOKEN) -> bool:
