@@ -14,6 +14,7 @@ from sotopia_rl_data.secret_values import (
     CACHED,
     has_symbols,
     is_key,
+    is_long_key,
     is_password,
     is_surely_drawn,
     is_surely_random,
@@ -31,6 +32,7 @@ sessionid session_id session-id .login _session authorization _jwt bearer
 schlüssel chiave clé ключ токен 密钥 密鑰 令牌 トークン キー
 """
 _KEY_NAMES = (*(f"{word}{joint}key" for word in _KEYS.split() for joint in ("", "-", " ", ".")), *_OTHER_KEYS.split())
+_KINDS_OF_KEY = tuple(f"{word}_key" for word in _KEYS.split())
 _ONE_WORD = """
 password passwd passphrase passcode pwd psk pword pswd passwort kennwort contraseña contrasena clave
 senha heslo hasło wachtwoord lösenord passord adgangskode salasana jelszó şifre parola пароль
@@ -69,7 +71,7 @@ _PUBLIC_WORDS = (
 _CURSORS = "(?:page|pagination|continuation|sync|cursor|authenticity)"  # where a listing goes on, or a form is from
 _HASHED = r"(?:hashed|checksum|(?:sum|hash|digest|fingerprint|md5|sha-?[0-9]{1,3}) of(?: the| a| your)?)[_ /-]?\w+"
 PUBLIC = re.compile(
-    rf"(?i)(?:(?:{_PUBLIC_WORDS})[_ -]?key(?:[_ -]?token)?|{_CURSORS}[_ -]?token|[0-9]:secret|[\"'`]__key|{_HASHED})$"
+    rf"(?i)(?:(?:{_PUBLIC_WORDS})[_ -]?keys?(?:[_ -]?token)?|{_CURSORS}[_ -]?token|[0-9]:secret|[\"'`]__key|{_HASHED})$"
 )
 _PUBLIC_KEYS = re.compile(r"\W{1,12}kty\b")  # of a JSON Web Key Set
 _DIGEST_OF = re.compile(r"(?i)(?:md5|sha[0-9_-]{1,5}|hash|crypt)\([^()\n]{0,24}\)\s?$")
@@ -131,7 +133,7 @@ _REST = re.compile(rf"{VALUE}*")
 _NAMED_SECRET = re.compile(rf"[\"'`]?({VALUE}{{8,}})")
 _SYMBOLS = re.compile(r"(?P<quote>[\"'`])((?:(?!(?P=quote))\S){16,})(?P=quote)")
 _HEADER = re.compile(rf"[\"'`]?(?:[A-Za-z]{{3,10}} +)?({VALUE}{{16,}})")
-_NAMED_PASSWORD = re.compile(r"\"[^\n\"]{6,}\"|'[^\n']{6,}'|(?:[^\s\"',;}&<>\\]|&(?!\w+[=;]|#)){6,}")
+_NAMED_PASSWORD = re.compile(r"\"[^\n\"]{6,}\"|'[^\n']{6,}'|(?:[^\s\"',;}&<>\\]|&amp;(?!\w+=)|&(?!\w+[=;]|#)){6,}")
 
 
 def small_letters(text: str) -> str:
@@ -203,6 +205,8 @@ def _value(text: str, start: int, end: int) -> Found | None:
     elif name.endswith((*_KEY_NAMES, "-key", " key")):
         shape, pattern, group = "a named key", _HEADER if name.endswith("authorization") else _NAMED_KEY, 1
         holds = is_key if name.endswith(_KEY_NAMES) or _OF_A_HEADER.search(name) else is_surely_random
+        if name.endswith("_key") and not name.endswith(_KINDS_OF_KEY):
+            holds = is_long_key
         if name.endswith("secret") and not weak:
             pattern, holds = _NAMED_SECRET, is_told_password
     else:

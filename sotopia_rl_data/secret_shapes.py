@@ -157,9 +157,10 @@ SHAPES = {
         ": .",
     ),
     "a storage key": Shape(
-        r"\b(?:[Aa]ccount|[Ss]hared[Aa]ccess)[Kk]ey=([A-Za-z0-9+/]{30,}={0,2})",
+        r"\b(?:(?:[Aa]ccount|[Ss]hared[Aa]ccess)[Kk]ey=|account\.key\.[\w.-]{1,80}[\"']?[ =:,]{1,3}[\"']?)"
+        r"([A-Za-z0-9+/]{30,}={0,2})",
         is_anything,
-        "Key= key=",
+        "Key= key= account.key.",
     ),
     "a password in a URL": Shape(
         r"\b[a-z][a-z0-9+.-]{0,30}://([^\s/:\"'<>]*):([^\s/@\"'<>]+)@[A-Za-z0-9\[]"

@@ -157,6 +157,11 @@ def is_key(text: str) -> bool:
     return looks_random(text) if len(text) >= 16 else is_surely_random(text) and not _PLACEHOLDER.search(text)
 
 
+def is_long_key(text: str) -> bool:
+    """Whether a text behind the name of any kind of key (`episode_key`) is one to a door: long, or surely drawn."""
+    return is_key(text) and (len(text) >= 20 or is_surely_random(text))
+
+
 def is_password(text: str) -> bool:
     """Whether what follows the name of a password is one: not a plain word, or quoted."""
     quoted = text[:1] in "\"'"

@@ -98,8 +98,8 @@ class Hub:
     def commit_of(self, repo: str, revision: str) -> str:
         """The full SHA that a branch, a tag or the beginning of a SHA stands for. Raises NotFound."""
         with self._boundary(repo):
-            sha: str | None = self._info(repo, "sha", revision).sha
-        if sha is None:
+            sha: object = self._info(repo, "sha", revision).sha
+        if not isinstance(sha, str):
             raise HubError(f"The Hub did not say which commit {repo}@{revision} is.", "run the same command again")
         return sha
 
@@ -115,17 +115,18 @@ class Hub:
     def tags(self, repo: str) -> dict[str, str]:
         """Tag -> commit."""
         with self._boundary(repo):
-            return {tag.name: tag.target_commit for tag in self._api.list_repo_refs(repo, repo_type=self.kind).tags}
+            tags = self._api.list_repo_refs(repo, repo_type=self.kind).tags
+            return {_text(tag.name): _text(tag.target_commit) for tag in tags}
 
     def tree(self, repo: str, commit: str) -> dict[str, RemoteFile]:
         """Every file of a commit, by path."""
         with self._boundary(repo):
             entries = self._api.list_repo_tree(repo, repo_type=self.kind, revision=commit, recursive=True)
             files = [entry for entry in entries if isinstance(entry, RepoFile)]
-        return {
-            file.path: RemoteFile(file.path, file.size, file.blob_id, file.lfs.sha256 if file.lfs else None)
-            for file in files
-        }
+            return {
+                _text(file.path): RemoteFile(file.path, int(file.size), file.blob_id, _sha256_of(file))
+                for file in files
+            }
 
     def oid(self, repo: str, path: str, commit: str) -> str | None:
         """The git blob of one file of a commit; None where it has no such file."""
@@ -136,7 +137,7 @@ class Hub:
     def history(self, repo: str, commit: str) -> list[str]:
         """The commits that lead to `commit`, newest first."""
         with self._boundary(repo):
-            return [c.commit_id for c in self._api.list_repo_commits(repo, repo_type=self.kind, revision=commit)]
+            return [_text(c.commit_id) for c in self._api.list_repo_commits(repo, repo_type=self.kind, revision=commit)]
 
     def text(self, repo: str, path: str, commit: str) -> str | None:
         """A small file of a commit; None where it has no such file. Raises HubError where it is a large one."""
@@ -237,6 +238,16 @@ class Hub:
         """Turns huggingface_hub's errors about `repo` into ours, with a hint."""
         with hub_errors(repo, self.kind, self.page(repo), self.endpoint):
             yield
+
+
+def _sha256_of(file: RepoFile) -> str | None:
+    return file.lfs.sha256 if file.lfs else None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} for a text")
+    return value
 
 
 def _too_large(most: int, path: str, repo: str) -> HubError:

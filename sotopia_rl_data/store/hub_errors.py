@@ -22,6 +22,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 from sotopia_rl_data.errors import HubError, HubUnavailable, NotFound, StoreError, UsageError
 from sotopia_rl_data.secrets import redact
 from sotopia_rl_data.store.disk import is_full, store_error
+from sotopia_rl_data.store.hub_answers import bounded_answers
 
 _TEMPORARY = (408, 409, 412, 425, 429)  # statuses of requests to try again, as are all 5xx
 
@@ -29,9 +30,11 @@ _TEMPORARY = (408, 409, 412, 425, 429)  # statuses of requests to try again, as 
 @contextmanager
 def hub_errors(repo: str, kind: str, page: str, endpoint: str) -> Iterator[None]:
     """Turns huggingface_hub's errors about a repository of this kind into ours; `page` is its web page, `endpoint` the
-    Hub's address. An EntryNotFoundError stays one."""
+    Hub's address. An EntryNotFoundError stays one. Answers are bounded, and those that huggingface_hub stumbles over
+    (lists for objects, deep brackets) are errors of the server."""
     try:
-        yield
+        with bounded_answers():
+            yield
     except OfflineModeIsEnabled as error:
         raise HubUnavailable("HF_HUB_OFFLINE is set, so the Hub cannot be asked.", "unset HF_HUB_OFFLINE") from error
     except GatedRepoError as error:
@@ -60,6 +63,11 @@ def hub_errors(repo: str, kind: str, page: str, endpoint: str) -> Iterator[None]
         ) from error
     except OSError as error:
         raise _local(error, repo) from error
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise HubError(
+            f"{endpoint} does not answer as the Hub does ({type(error).__name__}: {one_line(error)}).",
+            "check HF_ENDPOINT",
+        ) from error
 
 
 def _status_error(error: HfHubHTTPError, repo: str, page: str) -> HubError:

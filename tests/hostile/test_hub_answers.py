@@ -1,0 +1,166 @@
+"""Whatever a server in the Hub's place says of a repository is an answer, or a sentence about it: no traceback, no run
+without end, and no memory without bound."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+import time
+import zlib
+
+import pytest
+from fixtures.hub_client import HubClient
+
+SHA = "a" * 40
+TREE = [{"type": "file", "path": "README.md", "size": 5, "oid": "b" * 40}]
+HEAD = {"id": "lab/x", "sha": SHA}
+
+
+def packed(pieces: int) -> bytes:
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    return b"".join(packer.compress(b" " * (1 << 20)) for _ in range(pieces)) + packer.flush()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Answers every question with `body` and `headers`; `endless` sends it again and again."""
+
+    daemon_threads = True
+
+    def __init__(self, body: bytes = b"", headers: dict[str, str] | None = None, endless: bool = False) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.body, self.headers, self.endless, self.asked = body, headers or {}, endless, 0
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """The client has gone: that is what is tested."""
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        server = self.server
+        server.asked += 1
+        away = server.headers.get("Location")
+        self.send_response(307 if away and self.path != away else 200)
+        self.send_header("Content-Type", "application/json")
+        for name, value in server.headers.items():
+            self.send_header(name, value)
+        if server.endless:
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            while True:
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(server.body), server.body))
+        self.send_header("Content-Length", str(len(server.body)))
+        self.end_headers()
+        self.wfile.write(server.body)
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(*args, **options):
+        servers.append(Server(*args, **options))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    client = HubClient("http://127.0.0.1:9", tmp_path_factory.mktemp("hf"), xet=False)
+    yield client
+    client.stop()
+
+
+def asked(client, server, question, *arguments, **bounds):
+    """What the Hub at `server` says to a question: its answer, or the error's sentence and hint."""
+    return client.python(f"""
+import json
+from sotopia_rl_data.errors import SotopiaDataError
+from sotopia_rl_data.hub.client import Hub
+from sotopia_rl_data.store import hub_answers
+kept = {{name: getattr(hub_answers, name) for name in {list(bounds)}}}
+try:
+    vars(hub_answers).update({bounds})
+    told = Hub({server.url!r}).{question}("lab/x", *{arguments})
+    print(json.dumps({{"told": list(told) if isinstance(told, dict) else told}}))
+except SotopiaDataError as error:
+    print(json.dumps({{"error": error.message, "hint": error.hint}}))
+finally:
+    vars(hub_answers).update(kept)
+""")
+
+
+@pytest.mark.slow
+def test_answers_of_a_hub_are_read_packed_or_not(serve, client):
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    gzipped = packer.compress(json.dumps(HEAD).encode()) + packer.flush()
+    for server in (serve(json.dumps(HEAD).encode()), serve(gzipped, {"Content-Encoding": "gzip"})):
+        assert asked(client, server, "commit_of", "main") == {"told": SHA}
+    assert asked(client, serve(json.dumps(TREE).encode()), "tree", SHA) == {"told": ["README.md"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"[" * 200_000, b'{"sha":' * 100_000, b"[1, 2]", b"null", b"{}", b"7", b"", b"\xff\xfe", b"<html>", b'"x"'),
+        *(b'{"sha": %b}' % (b"9" * 100_000), b'{"sha": 5, "tags": 3, "branches": []}', b'[{"type": "file"}]'),
+        b'[{"type": "file", "path": 5, "size": "x", "oid": 1}]',
+        b'{"tags": [{"name": 1, "ref": 2, "targetCommit": 3}], "branches": [], "converts": []}',
+    ],
+    ids=lambda body: body[:40].decode("latin-1"),
+)
+def test_an_answer_that_the_hub_would_not_give_is_a_sentence(serve, client, body):
+    server = serve(body)
+    questions = {"commit_of": (SHA,), "tree": (SHA,), "history": (SHA,), "oid": ("a", SHA), "tags": (), "private": ()}
+    for question, arguments in questions.items():
+        said = asked(client, server, question, *arguments)
+        assert said.get("hint") or said["told"] in ([], None, False), question  # an empty list of files is one
+
+
+@pytest.mark.slow
+def test_an_answer_is_read_up_to_a_size_and_a_time_and_so_are_its_pages(serve, client):
+    mebibyte, gzip = b" " * (1 << 20), {"Content-Encoding": "gzip"}
+    for server, reason in [
+        (serve(mebibyte, endless=True), "has more than 64 MiB; it was not read."),
+        (serve(packed(2_100), gzip), "has more than 64 MiB unpacked; it was not read."),
+        (serve(b"x", {"Content-Encoding": "br"}), "is packed with 'br', where gzip was asked for; it was not read."),
+        (serve(b"x", gzip), "is said to be packed with gzip, and is not, or not whole; it was not read."),
+        (serve(mebibyte, {"Location": "/elsewhere"}, endless=True), "has more than 64 MiB; it was not read."),
+    ]:
+        began = time.monotonic()
+        said = asked(client, server, "commit_of", "main")
+        assert said == {"error": f"An answer of 127.0.0.1 {reason}", "hint": "check HF_ENDPOINT"}
+        assert time.monotonic() - began < 10
+    assert client.most_memory() < 600 << 20
+
+    forever = serve(json.dumps(TREE).encode())
+    forever.headers = {"Link": f'<{forever.url}/api/datasets/lab/x/tree/{SHA}>; rel="next"'}
+    assert "more than 50 pages" in asked(client, forever, "tree", SHA, MOST_ANSWERS=50)["error"]
+    assert forever.asked in (50, 51, 52)  # huggingface_hub asks for a list of its own at times
+    said = asked(client, serve(b" ", endless=True), "commit_of", "main", LONGEST_S=0.2)
+    assert "takes longer" in said["error"]
+
+
+@pytest.mark.slow
+def test_a_pull_from_a_server_that_sends_without_end_is_a_sentence_and_leaves_nothing(serve, tmp_path):
+    client = HubClient(serve(b" " * (1 << 20), endless=True).url, tmp_path / "hf", xet=False)
+    try:
+        done = client("pull", "lab/x", "--store", tmp_path / "store", check=False)
+    finally:
+        client.stop()
+    assert done.code == 1
+    assert "has more than 64 MiB; it was not read." in done.err
+    assert not (tmp_path / "store" / "lab").exists()
