@@ -27,10 +27,10 @@ _left: ContextVar[list[int] | None] = ContextVar("_left", default=None)  # how m
 
 @contextmanager
 def bounded_answers() -> Iterator[None]:
-    """What is asked of the Hub inside is answered within these bounds; raises HubError where it is not.
+    """What this thread asks of the Hub inside is answered within these bounds; raises HubError where it is not.
 
-    huggingface_hub has one session for the whole process; it keeps the hooks that this gives it, so that its other
-    users' answers are bounded in size, too.
+    huggingface_hub has one session for the whole process. The hooks that it is given here do nothing outside: others
+    may read a job's log from it as it grows.
     """
     hooks = get_session().event_hooks
     if _read not in hooks["response"]:
@@ -45,6 +45,8 @@ def bounded_answers() -> Iterator[None]:
 
 def _mark(request: Any) -> None:
     """A question about a repository is one by its path, or came by a redirect of one."""
+    if _left.get() is None:
+        return
     if _ASKED in request.extensions or any(path in request.url.path for path in _PATHS):
         request.extensions[_ASKED] = True
         request.headers["Accept-Encoding"] = "gzip"
@@ -52,13 +54,12 @@ def _mark(request: Any) -> None:
 
 def _read(response: Any) -> None:
     """Reads an answer to its end, within the bounds."""
-    if _ASKED not in response.request.extensions:
-        return
     left = _left.get()
-    if left is not None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise _refused(response, f"has more than {MOST_ANSWERS:,} pages")
+    if left is None or _ASKED not in response.request.extensions:
+        return
+    left[0] -= 1
+    if left[0] < 0:
+        raise _refused(response, f"has more than {MOST_ANSWERS:,} pages")
     body, until, stream = bytearray(), time.monotonic() + LONGEST_S, response.stream
     try:
         for piece in stream:

@@ -164,3 +164,14 @@ def test_a_pull_from_a_server_that_sends_without_end_is_a_sentence_and_leaves_no
     assert done.code == 1
     assert "has more than 64 MiB; it was not read." in done.err
     assert not (tmp_path / "store" / "lab").exists()
+
+
+@pytest.mark.slow
+def test_who_else_uses_huggingface_hubs_session_reads_a_growing_answer_as_before(serve, client):
+    growing = serve(b"one line\n", endless=True)
+    asked(client, serve(json.dumps(HEAD).encode()), "commit_of", "main")
+    assert client.python(f"""
+from huggingface_hub import get_session
+with get_session().stream("GET", "{growing.url}/api/jobs/1/logs") as log:
+    print(len(next(log.iter_bytes(9))))
+""") == 9  # fmt: skip
