@@ -16,6 +16,7 @@ from sotopia_rl_data.secret_values import (
     is_basic,
     is_drawn_password,
     is_drawn_path,
+    is_given_password,
     is_mixed,
     is_no_example,
     is_not_filled,
@@ -170,7 +171,7 @@ SHAPES = {
         name=True,
     ),
     "a token before a host": Shape(
-        r"://([A-Za-z0-9_.~%-]{16,})(?::[\w-]*)?@[A-Za-z0-9\[]", looks_random, "://", name=True
+        r"://([A-Za-z0-9_.~%-]{16,100})(?::[\w-]*)?@[A-Za-z0-9\[]", looks_random, "://", name=True
     ),
     "a token in a URL": Shape(
         r"(?i:[?&#][a-z_.-]*(?:token|key|sig|signature|secret|password|passwd|pwd|credential|auth|code|appid|"
@@ -200,7 +201,7 @@ SHAPES = {
     "a password on a command line": Shape(
         r"(?:-(?i:[a-z_-]{0,24}pass(?:word|wd|phrase|in|out)?)|[A-Z0-9]_(?:PASS(?:WORD|WD)?|PWD))"
         rf"[\"'`]?[ \t]{{1,3}}(?:-{{1,2}}[a-z]+[ =])?(?:pass:)?[\"'`]?({VALUE}{{8,}})",
-        looks_random,
+        is_given_password,
         "pass _pwd",
         name=True,
     ),
@@ -283,7 +284,7 @@ SHAPES = {
         r"[\w.'\"/] -[pPkKwWaANuU]w?[ =]?[\"']?([^\s\"'|;]*[0-9][^\s\"'|;]*)", is_surely_drawn, " -", name=True
     ),
     "words of a wallet": Shape(
-        r"(?i:\b(?:seed|recovery|mnemonic|backup)(?:[ _]?(?:phrase|words))?)\W{1,6}(?:is\W{1,3})?"
+        r"(?i:(?:\b|_)(?:seed|recovery|mnemonic|backup)(?:[ _]?(?:phrase|words))?)\W{1,6}(?:is\W{1,3})?"
         r"((?:[a-z]{3,8}[ ,]{1,2}){11,23}[a-z]{3,8})\b",
         is_anything,
         "seed recovery mnemonic backup",

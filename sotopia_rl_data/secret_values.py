@@ -229,6 +229,11 @@ def is_surely_drawn(text: str) -> bool:
     return drawn and not re.fullmatch("[A-Za-z]+:?", _from_base64(text))  # UGFzc3dvcmQ6 is the question for it
 
 
+def is_given_password(text: str) -> bool:
+    """Whether what an option for a password is given looks drawn."""
+    return looks_random(text) or bool(_FOR_ONE_APP.fullmatch(text))
+
+
 def is_drawn_path(text: str) -> bool:
     """Whether the last part of a hook's address is its secret: random, or letters that no word has, as they follow."""
     return looks_random(text) or bool(is_not_filled(text) and re.search("[bcdfghjklmnpqrstvwxz]{5}", text))
