@@ -123,7 +123,7 @@ _ADDRESS = re.compile(
     r"^0x[0-9a-fA-F]{1,40}$|^(?:org|proj|req|user|sha[0-9]{1,3})[-_]|://|\.[^.]*/|/.*\.[a-z]{2,7}$|.=.|^[/~@]|@|^AAAA"
 )
 UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
-_A_WORD = re.compile("[\"'`]pass(?:word|wd)?$")  # "password", "ROLE_1"
+_ALONE = re.compile("[\"'`]pass(?:word|wd)?$")  # "password", "ROLE_1"
 _ESCAPED = re.compile(r"\\u[0-9a-fA-F]{4}")  # another alphabet, in a file of translations
 _COLON = re.compile(r"[\"'`]?\s*:")
 _SHA1 = re.compile("[0-9a-f]{40}")
@@ -201,7 +201,7 @@ def _value(text: str, start: int, end: int) -> Found | None:
         return None
     if name.endswith(_PASSWORD_NAMES):
         shape, pattern, group = "a password", _NAMED_PASSWORD, 0
-        holds = is_told_password if weak or (text[start] == "," and _A_WORD.search(name)) else is_password
+        holds = is_told_password if weak or (text[start] == "," and _ALONE.search(name)) else is_password
     elif name.endswith((*_KEY_NAMES, "-key", " key")):
         shape, pattern, group = "a named key", _HEADER if name.endswith("authorization") else _NAMED_KEY, 1
         holds = is_key if name.endswith(_KEY_NAMES) or _OF_A_HEADER.search(name) else is_surely_random

@@ -158,7 +158,7 @@ def is_key(text: str) -> bool:
 
 
 def is_long_key(text: str) -> bool:
-    """Whether a text behind the name of any kind of key (`episode_key`) is one to a door: long, or surely drawn."""
+    """Whether a text behind the name of a key of whatever kind (`episode_key`) is secret: long, or surely drawn."""
     return is_key(text) and (len(text) >= 20 or is_surely_random(text))
 
 

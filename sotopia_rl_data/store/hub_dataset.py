@@ -158,7 +158,7 @@ class HubDataset:
                 except FileNotFoundError:
                     raise self._no_release(commit) from None
             refs = api.list_repo_refs(self._repo, repo_type="dataset")
-        tags = {tag.name: tag.target_commit for tag in refs.tags if number(tag.name)}
+            tags = {tag.name: tag.target_commit for tag in refs.tags if number(tag.name)}
         tags = {name: commit for name, commit in tags.items() if self._ref.version in (None, name)}
         if not tags:
             raise self._no_release(self._ref.version or "vX.Y.Z")
