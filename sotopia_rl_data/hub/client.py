@@ -34,6 +34,7 @@ from sotopia_rl_data.store.versions import Published
 
 DATASET = "dataset"
 _TIMEOUT_S = 20.0
+_COMMIT = re.compile("[0-9a-f]{40}")
 _NO_ROOM = re.compile("StorageFull|FileTooLarge|QuotaExceeded|No space left")  # hf_xet's words for a full disk
 
 
@@ -99,14 +100,17 @@ class Hub:
         """The full SHA that a branch, a tag or the beginning of a SHA stands for. Raises NotFound."""
         with self._boundary(repo):
             sha: object = self._info(repo, "sha", revision).sha
-        if not isinstance(sha, str):
+        if not isinstance(sha, str) or not _COMMIT.fullmatch(sha):
             raise HubError(f"The Hub did not say which commit {repo}@{revision} is.", "run the same command again")
         return sha
 
     def private(self, repo: str) -> bool:
         """Whether the repository is private."""
         with self._boundary(repo):
-            return bool(self._info(repo, "private").private)
+            private: object = self._info(repo, "private").private
+        if not isinstance(private, bool):
+            raise HubError(f"The Hub did not say whether {repo} is private.", "run the same command again")
+        return private
 
     def _info(self, repo: str, name: Literal["sha", "private"], revision: str | None = None) -> Any:
         """One property of a repository, without its card, whose aliases may expand, and every file's name."""
@@ -124,7 +128,9 @@ class Hub:
             entries = self._api.list_repo_tree(repo, repo_type=self.kind, revision=commit, recursive=True)
             files = [entry for entry in entries if isinstance(entry, RepoFile)]
             return {
-                _text(file.path): RemoteFile(file.path, int(file.size), file.blob_id, _sha256_of(file))
+                _text(file.path): RemoteFile(
+                    file.path, _count(file.size), _text(file.blob_id), _text(file.lfs.sha256) if file.lfs else None
+                )
                 for file in files
             }
 
@@ -216,7 +222,9 @@ class Hub:
         """The numbers of the open pull requests of this title, newest first."""
         with self._boundary(repo):
             discussions = self._api.get_repo_discussions(repo, repo_type=self.kind, discussion_type="pull_request")
-            pulls = [pull.num for pull in discussions if pull.title == title and pull.status in ("open", "draft")]
+            pulls = [
+                _count(pull.num) for pull in discussions if pull.title == title and pull.status in ("open", "draft")
+            ]
         return sorted(pulls, reverse=True)
 
     def merge(self, repo: str, pull: int) -> None:
@@ -240,8 +248,10 @@ class Hub:
             yield
 
 
-def _sha256_of(file: RepoFile) -> str | None:
-    return file.lfs.sha256 if file.lfs else None
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError(f"{type(value).__name__} for a count")
+    return value
 
 
 def _text(value: object) -> str:

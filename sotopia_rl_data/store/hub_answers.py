@@ -1,80 +1,135 @@
-"""How much a server in the Hub's place may send. Its answers about repositories are data of a stranger: each is read
-up to a size and a time before anything is made of it, and one question may take so many of them. (What a download
-may have is in `hub/client.py`.)
+"""How much a server in the Hub's place may send. What it says is data of a stranger: each answer that is no file is
+read up to a size before anything is made of it, and all answers to one question up to a size, a number and a time.
+(What a download may have is in `hub/client.py`.)
 """
 
 from __future__ import annotations
 
+import re
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
-from huggingface_hub import get_session
+from huggingface_hub import get_session, set_client_factory
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+from huggingface_hub.utils import _http
 
-from sotopia_rl_data.errors import HubError
+from sotopia_rl_data.errors import HubError, HubUnavailable
 
-MOST_BYTES = 64 << 20  # of an answer, on the wire and unpacked; a page of a tree has 1,000 files in some 300 kB
-MOST_ANSWERS = 1_000  # to one question: a tree of a million files
-LONGEST_S = 300.0  # for one answer
-_ASKED = "sotopia_rl_data"  # marks a request in its extensions, which a redirect keeps
-_PATHS = ("/api/", "/info/lfs/")
-_left: ContextVar[list[int] | None] = ContextVar("_left", default=None)  # how many more answers may come
+MOST_BYTES = 16 << 20  # of an answer, on the wire and unpacked; a page of a tree has 1,000 files in some 300 kB
+MOST_BYTES_TOGETHER = 96 << 20  # of all answers to one question
+MOST_ANSWERS = 1_000  # to one question: a tree of a million files has as many pages
+LONGEST_S = 300.0  # for all answers to one question, and for a wait that the server asks for
+HTTP_LIBRARY = sys.modules[HTTPError.__module__.partition(".")[0]]  # httpx or httpx2, as huggingface_hub has it
+_FILE = "sotopia_rl_data.file"  # marks the request for a file in its extensions, which a redirect keeps
+_FILE_PATHS = ("/resolve/", "/resolve-cache/")
+_WAIT = re.compile(r"\bt=([0-9]+)")  # in the header RateLimit
+_RANGE = re.compile(r"bytes=([0-9]+)-([0-9]+)")
+_installing = threading.Lock()
+
+
+@dataclass(slots=True)
+class _Question:
+    """What answers may still come to it."""
+
+    answers: int = field(default_factory=lambda: MOST_ANSWERS)
+    bytes: int = field(default_factory=lambda: MOST_BYTES_TOGETHER)
+    until: float = field(default_factory=lambda: time.monotonic() + LONGEST_S)
+
+
+_asked: ContextVar[_Question | None] = ContextVar("_asked", default=None)
 
 
 @contextmanager
 def bounded_answers() -> Iterator[None]:
     """What this thread asks of the Hub inside is answered within these bounds; raises HubError where it is not.
 
-    huggingface_hub has one session for the whole process. The hooks that it is given here do nothing outside: others
-    may read a job's log from it as it grows.
+    huggingface_hub has one session for the whole process, and makes another after an error: each is given hooks. They
+    do nothing outside: others may read a job's log from it as it grows.
     """
-    hooks = get_session().event_hooks
-    if _read not in hooks["response"]:
-        hooks["request"].append(_mark)
-        hooks["response"].append(_read)
-    before = _left.set([MOST_ANSWERS])
+    with _installing:
+        if _read not in get_session().event_hooks["response"]:
+            _hook_sessions()
+    before = _asked.set(_Question())
     try:
         yield
     finally:
-        _left.reset(before)
+        _asked.reset(before)
 
 
-def _mark(request: Any) -> None:
-    """A question about a repository is one by its path, or came by a redirect of one."""
-    if _left.get() is None:
+def _hook_sessions() -> None:
+    make = _http._GLOBAL_CLIENT_FACTORY  # the user's own, if one was set
+
+    def hooked() -> Any:
+        session = make()
+        session.event_hooks["request"].append(_prepare)
+        session.event_hooks["response"].append(_read)
+        return session
+
+    set_client_factory(hooked)
+
+
+def _prepare(request: Any) -> None:
+    if _asked.get() is None:
         return
-    if _ASKED in request.extensions or any(path in request.url.path for path in _PATHS):
-        request.extensions[_ASKED] = True
+    if _FILE in request.extensions or any(path in request.url.path for path in _FILE_PATHS):
+        request.extensions[_FILE] = True
+    else:
         request.headers["Accept-Encoding"] = "gzip"
 
 
 def _read(response: Any) -> None:
-    """Reads an answer to its end, within the bounds."""
-    left = _left.get()
-    if left is None or _ASKED not in response.request.extensions:
+    """Reads an answer to its end, within the bounds; of a file, an error, or the range that was asked for."""
+    question, request = _asked.get(), response.request
+    if question is None:
         return
-    left[0] -= 1
-    if left[0] < 0:
+    most = MOST_BYTES
+    if _FILE in request.extensions and response.status_code in (200, 206):
+        asked = _RANGE.fullmatch(request.headers.get("Range", ""))
+        if request.method == "HEAD" or asked is None:
+            return
+        most = int(asked[2]) - int(asked[1]) + 1
+    question.answers -= 1
+    if question.answers < 0:
         raise _refused(response, f"has more than {MOST_ANSWERS:,} pages")
-    body, until, stream = bytearray(), time.monotonic() + LONGEST_S, response.stream
+    _check_wait(response)
+    body, stream = bytearray(), response.stream
     try:
         for piece in stream:
             body += piece
-            if len(body) > MOST_BYTES:
-                raise _refused(response, f"has more than {MOST_BYTES >> 20} MiB")
-            if time.monotonic() > until:
+            _check_size(response, len(body), most)
+            if time.monotonic() > question.until:
                 raise _refused(response, f"takes longer than {LONGEST_S:.0f} s")
     finally:
         stream.close()
-    library = sys.modules[type(response).__module__.partition(".")[0]]  # httpx or httpx2, as huggingface_hub has it
-    response.stream = library.ByteStream(_unpacked(response, bytes(body)))
+    plain = _unpacked(response, bytes(body), most)
+    if most == MOST_BYTES:
+        question.bytes -= len(plain)
+        if question.bytes < 0:
+            raise _refused(response, f"has more than {MOST_BYTES_TOGETHER >> 20} MiB with its other pages")
+    response.stream = HTTP_LIBRARY.ByteStream(plain)
 
 
-def _unpacked(response: Any, body: bytes) -> bytes:
+def _check_wait(response: Any) -> None:
+    """huggingface_hub waits as long as it is told to: no longer than for the answers themselves."""
+    told = [response.headers.get("Retry-After", ""), *_WAIT.findall(response.headers.get("RateLimit", ""))]
+    longest = max((int(wait) for wait in told if wait.isdecimal() and wait.isascii()), default=0)
+    if response.status_code in (429, 503) and longest > LONGEST_S:
+        raise HubUnavailable(f"{response.url.host} asks to wait for {longest} s.", "run the same command again then")
+
+
+def _check_size(response: Any, size: int, most: int) -> None:
+    if size > most:
+        raise _refused(response, f"has more than {f'{most >> 20} MiB' if most >= MOST_BYTES else f'{most:,} bytes'}")
+
+
+def _unpacked(response: Any, body: bytes, most: int) -> bytes:
     packed = response.headers.pop("Content-Encoding", "identity").strip().lower()
     if packed in ("", "identity") or not body:
         return body
@@ -82,9 +137,9 @@ def _unpacked(response: Any, body: bytes) -> bytes:
         raise _refused(response, f"is packed with {packed!r}, where gzip was asked for")
     unpacker, plain = zlib.decompressobj(31), b""
     with suppress(zlib.error):
-        plain = unpacker.decompress(body, MOST_BYTES)
+        plain = unpacker.decompress(body, most)
     if unpacker.unconsumed_tail:
-        raise _refused(response, f"has more than {MOST_BYTES >> 20} MiB unpacked")
+        raise _refused(response, f"has more than {most >> 20} MiB unpacked")
     if not unpacker.eof:
         raise _refused(response, "is said to be packed with gzip, and is not, or not whole")
     return plain

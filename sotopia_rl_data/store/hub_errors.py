@@ -22,9 +22,14 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 from sotopia_rl_data.errors import HubError, HubUnavailable, NotFound, StoreError, UsageError
 from sotopia_rl_data.secrets import redact
 from sotopia_rl_data.store.disk import is_full, store_error
-from sotopia_rl_data.store.hub_answers import bounded_answers
+from sotopia_rl_data.store.hub_answers import HTTP_LIBRARY, bounded_answers
 
 _TEMPORARY = (408, 409, 412, 425, 429)  # statuses of requests to try again, as are all 5xx
+
+_STUMBLES = (
+    *(ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError),
+    HTTP_LIBRARY.InvalidURL,
+)  # of huggingface_hub, over answers that the Hub would not give
 
 
 @contextmanager
@@ -63,7 +68,7 @@ def hub_errors(repo: str, kind: str, page: str, endpoint: str) -> Iterator[None]
         ) from error
     except OSError as error:
         raise _local(error, repo) from error
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+    except _STUMBLES as error:
         raise HubError(
             f"{endpoint} does not answer as the Hub does ({type(error).__name__}: {one_line(error)}).",
             "check HF_ENDPOINT",
@@ -85,7 +90,7 @@ def _status_error(error: HfHubHTTPError, repo: str, page: str) -> HubError:
             f"A request for {repo} failed on the Hub ({status}: {reason}).",
             "run the same command again: it continues from there",
             status=status,
-            retry_after=float(after) if after.isdigit() else None,
+            retry_after=float(after) if after.isdecimal() and after.isascii() else None,
         )
     return HubError(
         f"The Hub refused a request for {repo} ({status}: {reason}).", f"check HF_ENDPOINT, and look at {page}"
