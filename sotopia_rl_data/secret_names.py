@@ -51,7 +51,7 @@ _ABOUT_A_KEY = {
 }
 _ANY_NAME = "|".join(map(re.escape, SECRET_NAMES))
 SUSPICIOUS_NAMES = (
-    rf"(?i:(?:{_ANY_NAME}|(?m:^|[ -])key|[a-z]key|pass|\bpw|(?-i:[a-z0-9]Pw)|creds|log-?in|[a-z]pat)s?"
+    rf"(?i:(?:{_ANY_NAME}|(?m:^|[^a-z])key|[a-z]key|pass|\bpw|(?-i:[a-z0-9]Pw)|creds|log-?in|[a-z]pat)s?"
     r"(?:[^a-z0-9]*(?:[:=>,{(|→：＝\"'`]|&quot|&#3|</|%[0-9]|is\b|was\b|value|default)"
     r"|[^\n]*[0-9]))|(?i:\bdefault(?:_?value)?[\"']?\s*[=:]|\breturn\s[\"'`])"
 )
@@ -123,11 +123,11 @@ _ADDRESS = re.compile(
     r"^0x[0-9a-fA-F]{1,40}$|^(?:org|proj|req|user|sha[0-9]{1,3})[-_]|://|\.[^.]*/|/.*\.[a-z]{2,7}$|.=.|^[/~@]|@|^AAAA"
 )
 UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
-_ALONE = re.compile("[\"'`]pass(?:word|wd)?$")  # "password", "ROLE_1"
+_ALONE = re.compile("[,\\[]\\s*[\"'`]pass(?:word|wd)?$")  # "ann", "password", "ROLE_1"
 _ESCAPED = re.compile(r"\\u[0-9a-fA-F]{4}")  # another alphabet, in a file of translations
 _COLON = re.compile(r"[\"'`]?\s*:")
 _SHA1 = re.compile("[0-9a-f]{40}")
-_LOCKED = re.compile(r"(?:^|\s)[A-Z][a-z]+(?:[A-Z][A-Za-z]+)?(?:Auth|Sessions?)$")
+_LOCKED = re.compile(r"(?:^|\s) {2}[A-Z][a-z]+(?:[A-Z][A-Za-z]+)?(?:Auth|Sessions?)$")
 _NAMED_KEY = re.compile(rf"[\"'`]?({VALUE}{{12,}})")
 _REST = re.compile(rf"{VALUE}*")
 _NAMED_SECRET = re.compile(rf"[\"'`]?({VALUE}{{8,}})")
@@ -228,8 +228,8 @@ def _is_code(text: str, start: int, value: re.Match[str], group: int) -> bool:
     next name of an object or a file, or a digest in the list of a lock file (`FirebaseAuth: …`)."""
     if text[value.start() - 1] in "\"'`" or value[0][0] in "\"'`":
         return text[start] == "," and bool(_COLON.match(text, value.end()))
-    compared = text.startswith("==", start) and value[group].rstrip(")").isalnum()
-    another = text[value.start() - 1] == "\n" and "=" in value[group]
+    compared = text.startswith("==", start) and value[group].rstrip(")").isalnum() and not is_key(value[group])
+    another = text[value.start() - 1] == "\n" and "=" in value[group].rstrip("=")
     a_type = text.startswith("->", start) and value[group].endswith(":")
     a_host = text[start] == ">" and value[group][0] == "@"  # <user>:<password>@host
     if compared or another or a_type or a_host or text[value.end() : value.end() + 1] == "(":

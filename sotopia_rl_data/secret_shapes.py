@@ -56,10 +56,9 @@ _IS_THE_NAME = (  # … is the password; "…" // API_KEY
     r"[\"'`]?(?: (?:as|is|was) (?:the|your|my|our|its) (?:\w+ )?|[\"'`][.()\w; ]{0,16}(?://|#|--) ?(?:\w+[ _]){0,2})"
     r"(?i:pass(?:word|phrase|code)|pin|token|key|secret)\b"
 )
-_BODY = (  # of a block in base64, with its last line; or a first line that stands alone, and not in a sentence
-    r"(?:(?:\\[rn]|[\s\"'`+,.]){0,60}(?:[A-Z][A-Za-z-]+: [^\n\\]+|[A-Za-z0-9+/=]{16,})"
-    r"(?:(?:\\[rn]|[\s\"'+,])*(?:[A-Z][A-Za-z-]+: [^\n\\]+|[A-Za-z0-9+/=]{4,}))*"
-    r"(?:(?:\\[rn]|[\s\"'+,])*-----END [A-Z ]+-----)?"
+_BLOCK = (  # in base64, whatever stands between its lines, with its last one; or a first line that stands alone
+    r"(?:(?:(?:\\+[rn]|\s)*[A-Z][A-Za-z-]+: [^\n\\]+)*[^-]{0,60}?[A-Za-z0-9+/=]{32,}"
+    r"(?:[^-]{0,40}?[A-Za-z0-9+/=]{16,})*(?:[^-]{0,80}?-----END [A-Z ]+-----)?"
     r"|[\"'`]?[ \t\r]*(?:\n|$))"
 )
 VALUE = r"[A-Za-z0-9+/_.~=:%|!-]"
@@ -132,12 +131,12 @@ SHAPES = {
     "an Airtable token": Shape(r"\bpat[A-Za-z0-9]{14}\.[0-9a-f]{64}\b", is_anything, "pat"),
     "a private key": Shape(
         r"-----? ?BEGIN (?:[A-Za-z0-9]+ )*(?:PRIVATE KEY|Static key)(?: BLOCK| V[0-9])? ?-----?"
-        rf"{_BODY}"
+        rf"{_BLOCK}"
         r"|\bPrivate-Lines: [0-9]+(?:\s+[A-Za-z0-9+/=]{20,})+",
         is_anything,
         "PRIVATE Static Private-Lines",
     ),
-    "a PGP block": Shape(rf"-----BEGIN PGP (?:MESSAGE|SECRET KEY BLOCK)-----{_BODY}", is_anything, "BEGIN PGP"),
+    "a PGP block": Shape(rf"-----BEGIN PGP (?:MESSAGE|SECRET KEY BLOCK)-----{_BLOCK}", is_anything, "BEGIN PGP"),
     "a JSON web token": Shape(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*", is_anything, "eyJ"),
     "a token in JSON in base64": Shape(r"(?:^|[\s\"'=])(eyJ[A-Za-z0-9_-]{100,})", is_mixed, "eyJ"),
     "a bearer token": Shape(
@@ -160,7 +159,7 @@ SHAPES = {
     "a storage key": Shape(
         r"\b(?:(?:[Aa]ccount|[Ss]hared[Aa]ccess)[Kk]ey=|account\.key\.[\w.-]{1,80}[\"']?[ =:,]{1,3}[\"']?)"
         r"([A-Za-z0-9+/]{30,}={0,2})",
-        is_anything,
+        looks_random,
         "Key= key= account.key.",
     ),
     "a password in a URL": Shape(
@@ -228,7 +227,7 @@ SHAPES = {
     ),
     "a quoted password": Shape(
         r"(?i:pass(?:word|wd|phrase)?)[ \t]{1,3}(\"[^\s\"]{8,}\"|'[^\s']{8,}')"
-        r"|(?mi:^\s*pass(?:word|wd|phrase)?[ \t]+(\S{8,})$)",
+        r"|(?mi:^[ \t]*pass(?:word|wd|phrase)?[ \t]+(\S{8,})$)",
         is_told_password,
         "pass",
         name=True,

@@ -18,9 +18,9 @@ _CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}+|(?<![A-Z])[A-Z]{2,}(?![a-z]))+")
 _NUMBERED_WORDS = re.compile(r"(?:[A-Z]{0,4}[a-z]{3,}+|[A-Z]{2,}+|(?<![0-9])[0-9]{1,4})+")  # OAuth2PasswordBearer
 _SETTING = re.compile(r"[a-z]{0,12}[0-9]{0,6}e?")  # of a run's name: ppo-lora-r64-bs128-lr1e-5
 _PLACEHOLDER = re.compile(  # or where the value is: arn:…, process.env.…, /run/…, vault:secret/data/…, raw/1.parquet
-    r"^(?:[<>{}()\[$%?]|&lt;|//|arn:|urn:|(?:[a-z]{2,8}\.){,2}env\."
+    r"^(?:[<>{}()\[$%]|&lt;|//|arn:|urn:|(?:[a-z]{2,8}\.){,2}env\."
     r"|(?:(?:[a-z-]{2,20}|[a-z]{2,}(?:[A-Z][a-z]{2,}){1,3})[:/]/?|[~.]{0,2}/)[a-z]{2,10}/)"
-    r"|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example|x{4}|your[-_])|/[^/]+\.[a-z]{2,7}$|(?:/[^/]{1,2}){2}/"
+    r"|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example|x{5}|your[-_])|/[^/]+\.[a-z]{2,7}$|(?:/[^/]{1,2}){2}/"
 )
 _MADE_UP = re.compile(  # Sunny!Lake42, Welcome123!
     r"(?=.*[A-Z])(?=.*[a-z])(?=.*[0-9])\w+[!@#$%^&*?+~]+\w[\w!@#$%^&*?+~]*|(?!Sha[0-9])[A-Z][a-z]{2,12}[0-9]{3,6}[!@#$%&*?.]?"
@@ -36,7 +36,7 @@ _ALGORITHM = re.compile(
 )
 _FOR_ONE_APP = re.compile(  # as Google and WordPress give them
     "[\"'](?:[a-z]{4}(?: [a-z]{4}){3}|(?=.*[0-9])[A-Za-z0-9]{4}(?: [A-Za-z0-9]{4}){3,5})[\"']"
-    "|[\"']?[a-z]{4}(?:-[a-z]{4}){3}[\"']?"
+    "|[\"']?(?=.*[b-df-hj-np-tv-xz]{3})[a-z]{4}(?:-[a-z]{4}){3}[\"']?"
 )
 _TITLED = re.compile(r"(?=.*[A-Z])(?:[A-Za-z][a-z]+[._]){1,3}[0-9]{1,6}(?:[._][A-Za-z][a-z]+){,2}")  # Lake.7.Falcon
 _NUMBERED = re.compile(rf"^(?!.*(?:{_ALGORITHM.pattern}))(?=.*[A-Za-z]{{3}}).*[0-9]")  # kettle-9-drum
@@ -45,24 +45,27 @@ _ADDRESS_OR_PATTERN = re.compile(r"://|\(\?[:=!<P]|\\[dsw]|[A-Za-z0-9]-[A-Za-z0-
 _NAME = re.compile(r"(?!.*(?:[b-df-hj-np-tv-xz]{5}|[a-z][0-9]+[a-z]))\w+(?:(?:[.-]|::)\w+)*", re.ASCII)
 _OF_CODE = re.compile(  # a variable of a template, an option, a selector, a path, a glob, a name in another's space
     r"@[A-Z0-9_]+|--?[a-z][a-z-]*|[#.][a-z][a-z_-]*|\.{1,2}/.*|\*\..*|[\w-]+/|[A-Z][a-z]+-(?:[A-Z][a-z]+)+|[,\\].*"
-    r"|:\w.*|[a-z][a-z-]*=|[A-Za-z]+-|!+[a-z][\w.]*|[a-z]+(?:\+[a-z]+)+|#/.*|[A-Za-z_]+(?:\.[A-Za-z_]+)+|.*::.*|[a-z]+:`.*|\w+\?\..*"
+    r"|:\w.*|[a-z][a-z-]*=|[A-Za-z]+-|(?:ctrl|alt|shift|cmd|meta)(?:\+\w+)+|#/.*|[A-Za-z_]+(?:\.[A-Za-z_]+)+|.*::.*|[a-z]+:`.*|\w+\?\..*"
 )
 CACHED = re.compile(r"(?:[A-Za-z0-9.]{1,20}-){2,}(?:[0-9a-f]{40}|[0-9a-f]{64})")  # Linux-node-, and a digest
-_HOST_OR_FILE = re.compile(r"[a-z0-9-]{1,30}(?:\.[a-z0-9-]{1,30})+\.[a-z]{2,6}|[\w/-]{1,40}\.[a-z]{2,4}")
+_HOST_OR_FILE = re.compile(
+    r"(?!.*[A-Za-z0-9]{20})[a-z0-9-]{1,30}(?:\.[a-z0-9-]{1,30})+\.[a-z]{2,6}|(?!.*[A-Za-z0-9]{20})[\w/-]{1,40}\.[a-z]{2,4}"
+)
 _SLUG = re.compile(r"[a-z]{2,12}-[a-z]{2,12}-")  # of a page's address, with its id behind it
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 
 
 def is_a_name_of_code(text: str) -> bool:
     """Whether a text is a name in capitals and small letters (`GetTokenForUser`): its letters are those of words, and
-    at most two numbers stand among them. One of 3,000 keys of 24 letters and digits is taken for one."""
+    at most two numbers stand among them. Of keys of letters and digits, one of 400 is taken for one if it has 16
+    characters, one of 10,000 if it has 24."""
     letters = re.sub("[^A-Za-z]", "", text)
     vowels, rare = len(re.findall("(?i)[aeiouy]", letters)), len(re.findall("(?i)[jqxz]", letters))
     return (
         bool(_NAME.fullmatch(text))
         and len(letters) >= 8
         and not letters.islower()
-        and sum(map(len, re.findall("[A-Z]?[a-z]{2,}", text))) >= (0.75 if len(letters) < 22 else 0.85) * len(letters)
+        and sum(map(len, re.findall("[A-Z]?[a-z]{2,}", text))) >= 0.84 * len(letters)
         and 0.25 * len(letters) <= vowels <= 0.6 * len(letters)
         and rare <= 1 + len(letters) // 12
         and len(re.findall("[0-9]+", text)) <= (0 if "-" in text else 2)
@@ -118,7 +121,7 @@ def looks_random(text: str) -> bool:
         or is_a_name_of_code(text)
         or "::" in text
         or _HOST_OR_FILE.fullmatch(text)
-        or (":" in _from_base64(text) and not is_basic(text))
+        or _is_basic_of_a_manual(text)
         or (_NUMBERED_WORDS.fullmatch(text) and changes < 0.36 and not _NO_WORD.search(text))
         or len(set(text)) < 6
         or re.fullmatch("0x(?:[0-9a-fA-F]{,16}|[0-9a-fA-F]{40})", text)  # a number; an address
@@ -147,19 +150,19 @@ def is_surely_random(text: str) -> bool:
 
 
 def is_unknown_token(text: str) -> bool:
-    """Whether what stands behind some prefix was drawn at random, and is long without the words that begin it."""
+    """Whether what stands behind some prefix was drawn at random: 24 characters of it, without the words before."""
     text = re.sub("^(?:[A-Za-z][a-z]{1,15}[-_])+", "", text)
     return len(text) >= 24 and is_surely_random(text)
 
 
 def is_key(text: str) -> bool:
-    """Whether a text behind a telling name is a key: if it is short, drawn beyond doubt."""
+    """Whether a text behind a telling name is a key; of fewer than 16 characters, only one that was surely drawn."""
     return looks_random(text) if len(text) >= 16 else is_surely_random(text) and not _PLACEHOLDER.search(text)
 
 
 def is_long_key(text: str) -> bool:
     """Whether a text behind the name of a key of whatever kind (`episode_key`) is secret: long, or surely drawn."""
-    return is_key(text) and (len(text) >= 20 or is_surely_random(text))
+    return is_key(text) and (len(text) >= 20 or text.isalnum() or is_surely_random(text))
 
 
 def is_password(text: str) -> bool:
@@ -176,7 +179,7 @@ def is_password(text: str) -> bool:
         _NUMBERED.search(text) and (quoted or not re.search("[._]", text) or _TITLED.fullmatch(text))
     ):
         return False
-    if _OF_CODE.fullmatch(text) or (not quoted and text.endswith(":")):
+    if _OF_CODE.fullmatch(text) or (not quoted and re.match(r".*:$|\?|!+[a-z][\w.]*$", text)):
         return False
     if re.fullmatch(r"[a-z0-9]+(?:[|][a-z0-9:]+)+", text):  # required|string|min:8
         return False
@@ -190,10 +193,11 @@ def is_password(text: str) -> bool:
     if text[0] == "/" and not looks_random(text):
         return False
     letters = "".join(filter(str.isalpha, text))
-    if 2 * sum(not c.isascii() for c in letters) > len(letters) or (text.isalpha() and not text.isascii()):
+    abroad = 2 * sum(not c.isascii() for c in letters) > len(letters)
+    if (abroad and not (quoted and letters.lower() != letters)) or (text.isalpha() and not text.isascii()):
         return False  # a word of another language, as in a program's translations
     plain = re.fullmatch(r"[_-]?[A-Za-z][a-z]*(?:[A-Z][a-z]+)*|[A-Z_]+|[0-9.,:]{1,9}|(.)\1*", text)
-    if plain and re.search("(?i)pass|secret|pwd", text):  # wrongPassword, testpassword
+    if plain and re.search("(?i)pass(?:word|wd|phrase|$)|secret|pwd", text):  # wrongPassword, testpassword
         return False
     return not plain or (quoted and len(text) >= 12)
 
@@ -215,7 +219,7 @@ def is_told_password(text: str) -> bool:
     turns = text.isalnum() and sum(map(str.isdigit, text)) > 2 and _changes(text)[0] > 0.35  # 237dg546fs9
     made_up = (
         len(text) >= 8
-        and (turns or _TOLD.fullmatch(text))
+        and (turns or (len(text) < 200 and _TOLD.fullmatch(text)))
         and not _PLACEHOLDER.search(text)
         and not _ALGORITHM.search(text)
     )
@@ -249,7 +253,8 @@ def has_symbols(text: str) -> bool:
 def is_password_in_url(text: str) -> bool:
     """Whether the password in a URL is one, and not the word that stands for it in a manual."""
     return len(text) > 3 and not re.fullmatch(
-        r"(?i)[a-z_-]*(?:pass(?:word|wd)?|pwd|pw|secret|token|key)|x-oauth-basic|x+|\*+|#?[<{$%\[].*", text
+        r"(?i)(?:my|your|bad|user|db|cache|auth|api|[a-z_-]*[_-])?(?:pass(?:word|wd)?|pwd|pw|secret|token|key)|x-oauth-basic|x+|\*+|#?[<{$%\[].*",
+        text,
     )
 
 
@@ -258,6 +263,11 @@ def _from_base64(text: str) -> str:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True).decode()
     except ValueError:
         return ""
+
+
+def _is_basic_of_a_manual(text: str) -> bool:
+    plain = _from_base64(text)
+    return ":" in plain and plain.isprintable() and not is_basic(text)
 
 
 def is_basic(text: str) -> bool:

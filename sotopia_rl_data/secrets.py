@@ -68,6 +68,7 @@ _BY_CHANCE = (is_not_filled, has_no_words, is_mixed, is_surely_random, is_unknow
 _LONGEST_UNKNOWN = 256  # characters of a token of whose service nothing is known
 _BLOB = re.compile(r"[A-Za-z0-9+/_=-]*")
 _DIGEST = re.compile(r"(?i)(?:sha-?[0-9]{1,3}|md5|h1|integrity|checksum)[=:-]")
+_IN_A_PICTURE = re.compile(r"(?:url\((?:&quot;|[\"'])?|href=[\"'])#$")
 _ID = re.compile(r"(?:\bid|site_?key)[\"']?\s?[:=]\s?[\"']?[\w-]{0,40}$|\$[0-9][a-z]?\$\S{0,40}$")  # or a hash
 
 
@@ -106,7 +107,7 @@ def _candidates(text: str, names: bool = True, shapes: bool = True) -> Iterator[
             if (group == 2 and match[1] == match[2]) or (shape.holds is is_mixed and UUID.match(match[0])):
                 continue
             if shape.holds in (is_surely_random, is_unknown_token) and (
-                text[max(start - 1, 0)] == "#"
+                _IN_A_PICTURE.search(text, max(start - 12, 0), start)
                 or _ID.search(text, max(start - 60, 0), start)
                 or _encoded(text, start, end, _LONGEST_UNKNOWN)
             ):

@@ -225,6 +225,7 @@ def test_encoded_data_is_no_key_however_many_prefixes_it_holds_by_chance():
     ("part", "count"),
     [
         *(("token=", 4_000), ("pwd=/", 8_000), ("eyJ", 15_000), ("pass,", 20_000), ("nmcli ", 15_000)),
+        *(("hook/", 20_000), ("pass\n\n", 20_000), ("a1bca1bc/", 10_000)),
         *(("password) values ((", 5_000), ("-a", 50_000), ("pdo1", 20_000), (":a", 50_000)),
     ],
 )
@@ -245,12 +246,12 @@ def test_no_value_takes_time_that_doubles_with_each_of_its_letters():
     ]
     before = [*("", "token=", 'password: "', "the password is ", "--token ", "Authorization: Bearer ", 'client("')]
     before += ["https://discord.com/api/webhooks/1/", "Cookie: sid=", "zork_tk_", "hf_", "sk-"]
-    began = time.process_time()
-    for _ in range(400):
-        value = "".join(run * draw.randint(1, 60 // len(run) + 1) for run in draw.choices(runs, k=draw.randint(1, 3)))
+    for _ in range(200):
+        value = "".join(run * draw.randint(1, 600 // len(run) + 1) for run in draw.choices(runs, k=draw.randint(1, 3)))
         for name in before:
-            list(found(f"{name}{value[:300]}{draw.choice(['', '!', 'é', '1'])}"))
-    assert time.process_time() - began < 20
+            text, began = f"{name}{value[:2000]}{draw.choice(['', '!', 'é', '1'])}", time.process_time()
+            list(found(text))
+            assert time.process_time() - began < 1, text[:60]
 
 
 def test_a_password_is_found_inside_a_value_that_is_not_a_secret():
