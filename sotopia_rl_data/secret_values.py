@@ -11,7 +11,7 @@ from itertools import pairwise
 
 _WORD = re.compile(r"[A-Z]?[a-z]{0,15}|[A-Z]{1,15}|[0-9]{1,4}|v[0-9]{1,3}")
 _PART_OF_A_NAME = re.compile(
-    rf"{_WORD.pattern}|[0-9]{{5,8}}|[a-z]{{1,12}}[0-9]|[A-Z]{{1,12}}[0-9]{{1,3}}|x509"
+    rf"{_WORD.pattern}|[0-9]{{5,8}}|[a-z]{{1,12}}[0-9]|[A-Z]{{1,12}}[0-9]{{1,3}}|x509|(?:[A-Z][a-z]{{2,}}){{2,5}}"
 )  # numbered names: oauth2, 000123
 # A run of letters is read in one way alone: what can be split in many takes time without end where nothing matches.
 _CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}+|(?<![A-Z])[A-Z]{2,}(?![a-z]))+")
