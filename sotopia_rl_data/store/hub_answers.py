@@ -64,15 +64,17 @@ def bounded_answers() -> Iterator[None]:
 
 
 def _hook_sessions() -> None:
-    make = _http._GLOBAL_CLIENT_FACTORY  # the user's own, if one was set
+    make = getattr(_http, "_GLOBAL_CLIENT_FACTORY", None)  # the user's own, if one was set
+    if make is None:  # another huggingface_hub than those known: the session of now alone
+        _hook(get_session())
+    else:
+        set_client_factory(lambda: _hook(make()))
 
-    def hooked() -> Any:
-        session = make()
-        session.event_hooks["request"].append(_prepare)
-        session.event_hooks["response"].append(_read)
-        return session
 
-    set_client_factory(hooked)
+def _hook(session: Any) -> Any:
+    session.event_hooks["request"].append(_prepare)
+    session.event_hooks["response"].append(_read)
+    return session
 
 
 def _prepare(request: Any) -> None:
