@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 from sotopia_rl_data.secret_shapes import VALUE, Found
 from sotopia_rl_data.secret_values import (
-    CACHED,
+    CACHE_KEY,
+    UUID,
     has_symbols,
     is_key,
     is_long_key,
@@ -122,10 +123,9 @@ _AN_ID = re.compile(r"(?:[iI]d[\"']?\s?[:=]\s?|\bid\s|(?:(?i:sha)-?[0-9]{1,3}|h1
 _ADDRESS = re.compile(
     r"^0x[0-9a-fA-F]{1,40}$|^(?:org|proj|req|user|sha[0-9]{1,3})[-_]|://|\.[^.]*/|/.*\.[a-z]{2,7}$|.=.|^[/~@]|@|^AAAA"
 )
-UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
 _ALONE = re.compile("[,\\[]\\s*[\"'`]pass(?:word|wd)?$")  # "ann", "password", "ROLE_1"
 _ESCAPED = re.compile(r"\\u[0-9a-fA-F]{4}")  # another alphabet, in a file of translations
-_COLON = re.compile(r"[\"'`]?\s*:")
+_THEN_A_COLON = re.compile(r"[\"'`]?\s*:")
 _SHA1 = re.compile("[0-9a-f]{40}")
 _LOCKED = re.compile(r"(?:^|\s) {2}[A-Z][a-z]+(?:[A-Z][A-Za-z]+)?(?:Auth|Sessions?)$")
 _NAMED_KEY = re.compile(rf"[\"'`]?({VALUE}{{12,}})")
@@ -183,7 +183,7 @@ def _said(text: str, name: re.Match[str]) -> Found | None:
         if is_surely_drawn(said) or password or (hexadecimal and looks_random(said)):
             rest = _REST.match(text, limit) if word.end() == limit and not end else None
             if (
-                CACHED.fullmatch(said)
+                CACHE_KEY.fullmatch(said)
                 or _ESCAPED.search(text, start - 1, start + len(said))
                 or text.startswith(" = ", word.end())
             ):  # credentials: Web3Credentials = …
@@ -227,7 +227,7 @@ def _is_code(text: str, start: int, value: re.Match[str], group: int) -> bool:
     """Whether the value behind the separator at `start` is a call, a name that another is compared with, a type, the
     next name of an object or a file, or a digest in the list of a lock file (`FirebaseAuth: …`)."""
     if text[value.start() - 1] in "\"'`" or value[0][0] in "\"'`":
-        return text[start] == "," and bool(_COLON.match(text, value.end()))
+        return text[start] == "," and bool(_THEN_A_COLON.match(text, value.end()))
     compared = text.startswith("==", start) and value[group].rstrip(")").isalnum() and not is_key(value[group])
     another = text[value.start() - 1] == "\n" and "=" in value[group].rstrip("=")
     a_type = text.startswith("->", start) and value[group].endswith(":")

@@ -43,11 +43,23 @@ _NUMBERED = re.compile(rf"^(?!.*(?:{_ALGORITHM.pattern}))(?=.*[A-Za-z]{{3}}).*[0
 _NO_WORD = re.compile(r"^(?:[A-Z0-9]*[B-DF-HJ-NP-TV-Z]{5}[A-Z0-9]*|[a-z0-9]*[b-df-hj-np-tv-z]{5}[a-z0-9]*)$")
 _ADDRESS_OR_PATTERN = re.compile(r"://|\(\?[:=!<P]|\\[dsw]|[A-Za-z0-9]-[A-Za-z0-9][^\]\s]{0,20}\][+*{]")
 _NAME = re.compile(r"(?!.*(?:[b-df-hj-np-tv-xz]{5}|[a-z][0-9]+[a-z]))\w+(?:(?:[.-]|::)\w+)*", re.ASCII)
-_OF_CODE = re.compile(  # a variable of a template, an option, a selector, a path, a glob, a name in another's space
-    r"@[A-Z0-9_]+|--?[a-z][a-z-]*|[#.][a-z][a-z_-]*|\.{1,2}/.*|\*\..*|[\w-]+/|[A-Z][a-z]+-(?:[A-Z][a-z]+)+|[,\\].*"
-    r"|:\w.*|[a-z][a-z-]*=|[A-Za-z]+-|(?:ctrl|alt|shift|cmd|meta)(?:\+\w+)+|#/.*|[A-Za-z_]+(?:\.[A-Za-z_]+)+|.*::.*|[a-z]+:`.*|\w+\?\..*"
+_OF_CODE = re.compile(
+    "|".join(
+        (
+            r"@[A-Z0-9_]+",  # a variable of a template
+            r"--?[a-z][a-z-]*",  # an option
+            r"[#.][a-z][a-z_-]*",  # a selector
+            r"\.{1,2}/.*|\*\..*|[\w-]+/|#/.*",  # a path, a glob, a folder, a place in a schema
+            r"[A-Z][a-z]+-(?:[A-Z][a-z]+)+",  # Get-Content
+            r"[,\\].*|:\w.*|[a-z][a-z-]*=|[A-Za-z]+-",  # what is left of a list, a symbol, an attribute, a prefix
+            r"(?:ctrl|alt|shift|cmd|meta)(?:\+\w+)+",  # keys of a keyboard
+            r"[A-Za-z_]+(?:\.[A-Za-z_]+)+|.*::.*|\w+\?\..*",  # a name in another's space, options?.password
+            r"[a-z]+:`.*",  # a role of reStructuredText
+        )
+    )
 )
-CACHED = re.compile(r"(?:[A-Za-z0-9.]{1,20}-){2,}(?:[0-9a-f]{40}|[0-9a-f]{64})")  # Linux-node-, and a digest
+CACHE_KEY = re.compile(r"(?:[A-Za-z0-9.]{1,20}-){2,}(?:[0-9a-f]{40}|[0-9a-f]{64})")  # Linux-node-, and a digest
+UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
 _HOST_OR_FILE = re.compile(
     r"(?!.*[A-Za-z0-9]{20})[a-z0-9-]{1,30}(?:\.[a-z0-9-]{1,30})+\.[a-z]{2,6}|(?!.*[A-Za-z0-9]{20})[\w/-]{1,40}\.[a-z]{2,4}"
 )
@@ -139,7 +151,7 @@ def is_surely_random(text: str) -> bool:
     neighbours then differ in kind), or of small letters and digits (0.4 differ), or in base32 (0.3), if it is long and
     not hexadecimal; identifiers of answers and files are words, short, or hexadecimal."""
     changes, kinds = _changes(text)
-    if CACHED.fullmatch(text) or is_a_name_of_code(text):
+    if CACHE_KEY.fullmatch(text) or is_a_name_of_code(text):
         return False
     if re.fullmatch("[A-Z2-7]{30,}", text):
         return changes > 0.12

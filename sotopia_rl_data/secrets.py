@@ -24,12 +24,12 @@ from sotopia_rl_data.secret_names import (
     PUBLIC,
     SECRET_NAMES,
     SUSPICIOUS_NAMES,
-    UUID,
     named,
     small_letters,
 )
 from sotopia_rl_data.secret_shapes import SHAPES, Found, relaxed
 from sotopia_rl_data.secret_values import (
+    UUID,
     has_no_words,
     is_made_of_words,
     is_mixed,

@@ -29,6 +29,7 @@ from sotopia_rl_data.errors import HubError, HubUnavailable, NotFound
 from sotopia_rl_data.refs import is_path
 from sotopia_rl_data.secrets import without_credentials
 from sotopia_rl_data.store.fields import MOST_BYTES
+from sotopia_rl_data.store.hub_answers import bounded_answers
 from sotopia_rl_data.store.hub_errors import hub_errors, no_room, one_line
 from sotopia_rl_data.store.versions import Published
 
@@ -333,9 +334,10 @@ def quiet(bars: bool | None = None) -> None:
 
 @contextmanager
 def _transfers() -> Iterator[None]:
-    """Unwraps errors of transfers: the transfer library wraps the real ones."""
+    """Leaves a transfer its time, and unwraps its errors: the transfer library wraps the real ones."""
     try:
-        yield
+        with bounded_answers(transfer=True):
+            yield
     except (RuntimeError, ValueError) as error:
         inner: BaseException | None = error
         while inner is not None and not isinstance(inner, (HTTPError, OSError)):

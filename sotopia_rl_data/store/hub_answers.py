@@ -1,10 +1,11 @@
-"""How much a server in the Hub's place may send. What it says is data of a stranger: each answer that is no file is
-read up to a size before anything is made of it, and all answers to one question up to a size, a number and a time.
-(What a download may have is in `hub/client.py`.)
+"""How much a server in the Hub's place may send. What it says is data of a stranger: each answer other than a file is
+read up to a size and for a time before anything is made of it, and so are all answers to one question together. (What a
+download may have is in `hub/client.py`.)
 """
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import threading
@@ -25,7 +26,7 @@ from sotopia_rl_data.errors import HubError, HubUnavailable
 MOST_BYTES = 16 << 20  # of an answer, on the wire and unpacked; a page of a tree has 1,000 files in some 300 kB
 MOST_BYTES_TOGETHER = 96 << 20  # of all answers to one question
 MOST_ANSWERS = 1_000  # to one question: a tree of a million files has as many pages
-LONGEST_S = 300.0  # for all answers to one question, and for a wait that the server asks for
+LONGEST_S = 300.0  # for an answer, for all answers to one question, and for a wait that the server asks for
 HTTP_LIBRARY = sys.modules[HTTPError.__module__.partition(".")[0]]  # httpx or httpx2, as huggingface_hub has it
 _FILE = "sotopia_rl_data.file"  # marks the request for a file in its extensions, which a redirect keeps
 _FILE_PATHS = ("/resolve/", "/resolve-cache/")
@@ -38,17 +39,21 @@ _installing = threading.Lock()
 class _Question:
     """What answers may still come to it."""
 
-    answers: int = field(default_factory=lambda: MOST_ANSWERS)
-    bytes: int = field(default_factory=lambda: MOST_BYTES_TOGETHER)
+    answers: float = field(default_factory=lambda: MOST_ANSWERS)
+    bytes: float = field(default_factory=lambda: MOST_BYTES_TOGETHER)
     until: float = field(default_factory=lambda: time.monotonic() + LONGEST_S)
+
+
+_TRANSFER = _Question(math.inf, math.inf, math.inf)
 
 
 _asked: ContextVar[_Question | None] = ContextVar("_asked", default=None)
 
 
 @contextmanager
-def bounded_answers() -> Iterator[None]:
-    """What this thread asks of the Hub inside is answered within these bounds; raises HubError where it is not.
+def bounded_answers(transfer: bool = False) -> Iterator[None]:
+    """What this thread asks of the Hub inside is answered within these bounds; raises HubError where it is not. A
+    `transfer` of files may take hours and many parts: only each of its answers is bounded.
 
     huggingface_hub has one session for the whole process, and makes another after an error: each is given hooks. They
     do nothing outside: others may read a job's log from it as it grows.
@@ -56,7 +61,7 @@ def bounded_answers() -> Iterator[None]:
     with _installing:
         if _read not in get_session().event_hooks["response"]:
             _hook_sessions()
-    before = _asked.set(_Question())
+    before = _asked.set(_TRANSFER if transfer else _Question())
     try:
         yield
     finally:
@@ -87,35 +92,39 @@ def _prepare(request: Any) -> None:
 
 
 def _read(response: Any) -> None:
-    """Reads an answer to its end, within the bounds; of a file, an error, or the range that was asked for."""
+    """Reads an answer to its end, within the bounds; a file only where a range of it, or an error, is what comes."""
     question, request = _asked.get(), response.request
     if question is None:
         return
-    most = MOST_BYTES
+    _check_wait(response)
     if _FILE in request.extensions and response.status_code in (200, 206):
         asked = _RANGE.fullmatch(request.headers.get("Range", ""))
-        if request.method == "HEAD" or asked is None:
-            return
-        most = int(asked[2]) - int(asked[1]) + 1
+        if asked is not None and request.method != "HEAD":
+            _read_up_to(int(asked[2]) - int(asked[1]) + 1, response, question.until)
+        return
     question.answers -= 1
     if question.answers < 0:
         raise _refused(response, f"has more than {MOST_ANSWERS:,} pages")
-    _check_wait(response)
-    body, stream = bytearray(), response.stream
+    question.bytes -= _read_up_to(MOST_BYTES, response, question.until)
+    if question.bytes < 0:
+        raise _refused(response, f"has more than {MOST_BYTES_TOGETHER >> 20} MiB with its other pages")
+
+
+def _read_up_to(most: int, response: Any, until: float) -> int:
+    """Puts what was read, unpacked, in the place of what is to come; its length."""
+    body, stream, until = bytearray(), response.stream, min(until, time.monotonic() + LONGEST_S)
     try:
         for piece in stream:
             body += piece
-            _check_size(response, len(body), most)
-            if time.monotonic() > question.until:
+            if len(body) > most:
+                raise _refused(response, f"has more than {_size(most)}")
+            if time.monotonic() > until:
                 raise _refused(response, f"takes longer than {LONGEST_S:.0f} s")
     finally:
         stream.close()
     plain = _unpacked(response, bytes(body), most)
-    if most == MOST_BYTES:
-        question.bytes -= len(plain)
-        if question.bytes < 0:
-            raise _refused(response, f"has more than {MOST_BYTES_TOGETHER >> 20} MiB with its other pages")
     response.stream = HTTP_LIBRARY.ByteStream(plain)
+    return len(plain)
 
 
 def _check_wait(response: Any) -> None:
@@ -126,9 +135,8 @@ def _check_wait(response: Any) -> None:
         raise HubUnavailable(f"{response.url.host} asks to wait for {longest} s.", "run the same command again then")
 
 
-def _check_size(response: Any, size: int, most: int) -> None:
-    if size > most:
-        raise _refused(response, f"has more than {f'{most >> 20} MiB' if most >= MOST_BYTES else f'{most:,} bytes'}")
+def _size(most: int) -> str:
+    return f"{most >> 20} MiB" if most >= MOST_BYTES else f"{most:,} bytes"
 
 
 def _unpacked(response: Any, body: bytes, most: int) -> bytes:
@@ -141,7 +149,7 @@ def _unpacked(response: Any, body: bytes, most: int) -> bytes:
     with suppress(zlib.error):
         plain = unpacker.decompress(body, most)
     if unpacker.unconsumed_tail:
-        raise _refused(response, f"has more than {most >> 20} MiB unpacked")
+        raise _refused(response, f"has more than {_size(most)} unpacked")
     if not unpacker.eof:
         raise _refused(response, "is said to be packed with gzip, and is not, or not whole")
     return plain

@@ -222,6 +222,32 @@ print(json.dumps([*told, size]))
 
 
 @pytest.mark.slow
+def test_a_transfer_may_take_longer_than_a_question_and_so_many_answers(serve, client):
+    server, asks = serve(b"{}"), "get_session().get(url).json()"
+    told = client.python(f"""
+import json, time
+from huggingface_hub import get_session
+from sotopia_rl_data.errors import SotopiaDataError
+from sotopia_rl_data.store import hub_answers
+from sotopia_rl_data.store.hub_answers import bounded_answers
+url, told, kept = {server.url!r}, [], (hub_answers.LONGEST_S, hub_answers.MOST_ANSWERS)
+hub_answers.LONGEST_S, hub_answers.MOST_ANSWERS = 0.3, 2
+try:
+    for transfer in (True, False):
+        with bounded_answers(), bounded_answers(transfer=transfer):
+            time.sleep(0.4)
+            try:
+                told.append([{asks} for _ in range(3)])
+            except SotopiaDataError as error:
+                told.append(error.message)
+finally:
+    hub_answers.LONGEST_S, hub_answers.MOST_ANSWERS = kept
+print(json.dumps(told))
+""")
+    assert told == [[{}, {}, {}], "An answer of 127.0.0.1 takes longer than 0 s; it was not read."]
+
+
+@pytest.mark.slow
 def test_a_session_that_is_made_anew_in_the_middle_is_bounded_too(serve, client):
     said = client.python(f"""
 import json

@@ -35,7 +35,7 @@ SECRET = {
     "a GitLab token": "glpat-" + "aB3dE" * 4,
     "a Slack token": "xoxb-123456789012-abcdef",
     "a provider's key": "gsk_" + "Zz9" * 8,
-    "a private key": "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA",
+    "a private key": "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA" + "aB3dE5gH" * 6,
     "a JSON web token": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.c2ln",
     "a bearer token": "Authorization: Bearer 0123456789abcdef0123456789",
     "a password in a URL": "see redis://default:hunter2@db.lab.org:6379/0",
