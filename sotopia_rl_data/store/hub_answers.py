@@ -30,7 +30,10 @@ LONGEST_S = 300.0  # for an answer, for all answers to one question, and for a w
 HTTP_LIBRARY = sys.modules[HTTPError.__module__.partition(".")[0]]  # httpx or httpx2, as huggingface_hub has it
 _FILE = "sotopia_rl_data.file"  # marks the request for a file in its extensions, which a redirect keeps
 _FILE_PATHS = ("/resolve/", "/resolve-cache/")
+_AGENTS = "/api/agent-harnesses"  # huggingface_hub keeps any answer for a day, and stumbles over it at each question
 _WAIT = re.compile(r"\bt=([0-9]+)")  # in the header RateLimit
+_FILE_NAMES = ("ETag", "X-Linked-ETag", "X-Repo-Commit")  # headers that become names in huggingface_hub's cache
+_PLAIN = re.compile(r'(?:W/)?+"?+(?!\.{0,2}"?$)[^/\\]*')
 _RANGE = re.compile(r"bytes=([0-9]+)-([0-9]+)")
 _installing = threading.Lock()
 
@@ -85,6 +88,8 @@ def _hook(session: Any) -> Any:
 def _prepare(request: Any) -> None:
     if _asked.get() is None:
         return
+    if request.url.path.endswith(_AGENTS):
+        raise HubError("What the Hub knows of agents is not asked.", "")  # huggingface_hub goes on without
     if _FILE in request.extensions or any(path in request.url.path for path in _FILE_PATHS):
         request.extensions[_FILE] = True
     else:
@@ -97,6 +102,7 @@ def _read(response: Any) -> None:
     if question is None:
         return
     _check_wait(response)
+    _check_names(response)
     if _FILE in request.extensions and response.status_code in (200, 206):
         asked = _RANGE.fullmatch(request.headers.get("Range", ""))
         if asked is not None and request.method != "HEAD":
@@ -133,6 +139,14 @@ def _check_wait(response: Any) -> None:
     longest = max((int(wait) for wait in told if wait.isdecimal() and wait.isascii()), default=0)
     if response.status_code in (429, 503) and longest > LONGEST_S:
         raise HubUnavailable(f"{response.url.host} asks to wait for {longest} s.", "run the same command again then")
+
+
+def _check_names(response: Any) -> None:
+    """`ETag: ../../x` would be written outside the cache."""
+    for header in _FILE_NAMES if response.request.method == "HEAD" else ():
+        name = response.headers.get(header)
+        if name is not None and not _PLAIN.fullmatch(name):
+            raise _refused(response, f"names a file by {name[:60]!r} ({header})")
 
 
 def _size(most: int) -> str:
