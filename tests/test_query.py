@@ -363,14 +363,15 @@ print(sorted(heavy & set(sys.modules)))
 
 
 _BARE = """
-import json, sys
+import json, os, sys
 from datasets import load_dataset
 default = load_dataset(sys.argv[1])
 row = default["train"][1]
 episodes = load_dataset(sys.argv[1], "episodes", split="train")
-(streamed,) = load_dataset(sys.argv[1], streaming=True)["test"]  # to its end: left half-way, pyarrow's threads abort
+(streamed,) = load_dataset(sys.argv[1], streaming=True)["test"]
 print(json.dumps([default["train"].num_rows, default["test"].num_rows, row["prompt"], row["completion"], row["reward"],
-                  episodes[0]["turns"][0]["text"], streamed["reward"]]))
+                  episodes[0]["turns"][0]["text"], streamed["reward"]]), flush=True)
+os._exit(0)  # a stream's threads in pyarrow may abort a Python that ends (apache/arrow#45214): here one in 150 did
 """
 _EXPECTED = (
     '[4, 1, [{"role": "user", "content": "prompt 1"}], [{"role": "assistant", "content": "hello"}], 0.5, '
