@@ -14,6 +14,7 @@ from sotopia_rl_data.secret_values import (
     CACHE_KEY,
     UUID,
     has_symbols,
+    is_drawn_with_marks,
     is_key,
     is_long_key,
     is_password,
@@ -61,6 +62,7 @@ LONGEST_TOKEN = 1000  # characters
 _LONGEST_NAME = 40  # characters looked at before a separator, with quotes and blanks
 _STATEMENT = 160  # characters in which the name of a default stands
 _SENTENCE = 80  # characters behind a name in which a word is looked for that was drawn
+_LONGEST_DRAWN = 100  # characters of a password that a generator drew
 
 _ENGLISH = r"key|token|secret|credential|auth|pat\b|dsn|session|pass|pw|creds|log-?in|bearer|_jwt|value|default"
 _FOREIGN = tuple(name for name in SECRET_NAMES if not re.search(_ENGLISH, name))
@@ -102,7 +104,8 @@ _SEPARATOR = re.compile(
 )
 _WEAK = re.compile(r"^\s\w|[({|]|^,\s*[^\s\"'`]")  # what stands between a name and much else, too
 _BEFORE_A_VALUE = re.compile(
-    r"""\*{0,2}[ \t]{0,20}\s{0,3}(?:[|>][-+]?\s{1,20}|!{1,2}\w{1,12}\s|&\w{1,12}\s|\s{0,9}-\s|<!\[CDATA\[)?"""  # YAML's
+    r"""(?:(?<!,)\s{1,40}(?=["'`])|\*{0,2}[ \t]{0,20}\s{0,3})"""
+    r"""(?:[|>][-+]?\s{1,20}|!{1,2}\w{1,12}\s|&\w{1,12}\s|\s{0,9}-\s|<!\[CDATA\[)?"""  # YAML's
     rf"""(?:(?:[A-Za-z_.:]{{1,30}}\(|[\[({{:]{{1,2}})\s{{0,12}}{_QUOTED})?"""
     r"""(?:[A-Za-z]{1,2}(?=["'`])|@(?=["'])|["'](?=\\*["'][^"'\s]))?(?:&quot;|&#3[49];|%22|\\+|(?<==)\{(?=[^\s{}]+\}))?"""
 )
@@ -132,6 +135,9 @@ _NAMED_KEY = re.compile(rf"[\"'`]?({VALUE}{{12,}})")
 _REST = re.compile(rf"{VALUE}*")
 _NAMED_SECRET = re.compile(rf"[\"'`]?({VALUE}{{8,}})")
 _SYMBOLS = re.compile(r"(?P<quote>[\"'`])((?:(?!(?P=quote))\S){16,})(?P=quote)")
+_ANOTHER = re.compile(r"[,;&]\w{2,}[.:=(]")  # the next name of an object or an address
+_OF_A_SHELL = re.compile("[A-Z_][A-Z0-9_]=")
+_DRAWN = re.compile(r"[\"'`]?((?:(?!</|&(?:quot|#3))[^\s\"'`\\]){10,})")
 _HEADER = re.compile(rf"[\"'`]?(?:[A-Za-z]{{3,10}} +)?({VALUE}{{16,}})")
 _NAMED_PASSWORD = re.compile(r"\"[^\n\"]{6,}\"|'[^\n']{6,}'|(?:[^\s\"',;}&<>\\]|&amp;(?!\w+=)|&(?!\w+[=;]|#)){6,}")
 
@@ -211,8 +217,16 @@ def _value(text: str, start: int, end: int) -> Found | None:
             pattern, holds = _NAMED_SECRET, is_told_password
     else:
         return None
-    if group == 1 and (quoted := _SYMBOLS.match(text, end, end + LONGEST_TOKEN)) and has_symbols(quoted[2]):
-        return Found(shape, *quoted.span(2))
+    drawn = _DRAWN.match(text, end, end + _LONGEST_DRAWN)
+    code = drawn and drawn[0] == drawn[1] and not _OF_A_SHELL.match(text, max(start - 2, 0))  # it may be
+    if (
+        drawn
+        and not (code and (weak or _ANOTHER.search(drawn[1])))
+        and is_drawn_with_marks(drawn[1], 0.6 if code else 0.5)
+    ):
+        return Found(shape, *drawn.span(1))
+    if group == 1 and (symbols := _SYMBOLS.match(text, end, end + LONGEST_TOKEN)) and has_symbols(symbols[2]):
+        return Found(shape, *symbols.span(2))
     value = pattern.match(text, end, end + LONGEST_TOKEN)
     if value and (_is_code(text, start, value, group) or _ESCAPED.match(text, value.start() - 1)):
         return None

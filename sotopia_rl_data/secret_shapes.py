@@ -56,10 +56,12 @@ _IS_THE_NAME = (  # … is the password; "…" // API_KEY
     r"[\"'`]?(?: (?:as|is|was) (?:the|your|my|our|its) (?:\w+ )?|[\"'`][.()\w; ]{0,16}(?://|#|--) ?(?:\w+[ _]){0,2})"
     r"(?i:pass(?:word|phrase|code)|pin|token|key|secret)\b"
 )
+_SLASH = r"\\{0,3}/"  # JSON may write \/
+_HTTP = rf"https?:{_SLASH}{_SLASH}"
 _BLOCK = (  # in base64, whatever stands between its lines, with its last one; or a first line that stands alone
     r"(?:(?:(?:\\+[rn]|\s)*[A-Z][A-Za-z-]+: [^\n\\]+)*[^-]{0,60}?[A-Za-z0-9+/=]{32,}"
     r"(?:[^-]{0,40}?[A-Za-z0-9+/=]{16,})*(?:[^-]{0,80}?-----END [A-Z ]+-----)?"
-    r"|[\"'`]?[ \t\r]*(?:\n|$))"
+    r"|[\"'`]?[ \t\r]*(?:\n[^<{.\[*-]|\n?$))"
 )
 VALUE = r"[A-Za-z0-9+/_.~=:%|!-]"
 # Read by Python's re and by RE2, which Arrow has (no lookaround, no atomic groups).
@@ -144,10 +146,10 @@ SHAPES = {
     ),
     "a password of HTTP Basic": Shape(r"\b[Bb](?:asic|ASIC) +([A-Za-z0-9+/_-]{8,}={0,2})", is_basic, "asic ASIC"),
     "a web hook": Shape(
-        r"(?:hook[a-z0-9.:-]{0,60}/(?:[A-Za-z0-9@_.-]{1,100}/){0,8}"
+        rf"(?:(?:{_HTTP}[a-z0-9.:/\\-]{{0,80}}?)?hook[a-z0-9.:-]{{0,60}}{_SLASH}(?:[A-Za-z0-9@_.-]{{1,100}}{_SLASH}){{0,8}}"
         r"|://(?:maker\.ifttt|hc-ping|[a-z.]*victorops|events\.pagerduty|[a-z0-9.-]*(?:alchemy|infura))"
         r"\.(?:com|io)/(?:[A-Za-z0-9_-]{1,100}/){0,8})([A-Za-z0-9_-]{16,})"
-        r"|\bhooks\.zapier\.com/hooks/catch/[0-9]+/[A-Za-z0-9]{5,}",
+        rf"|(?:{_HTTP})?\bhooks\.zapier\.com{_SLASH}hooks{_SLASH}catch{_SLASH}[0-9]+{_SLASH}[A-Za-z0-9]{{5,}}",
         is_drawn_path,
         "hook maker. hc-ping victorops pagerduty alchemy infura",
     ),
@@ -163,14 +165,14 @@ SHAPES = {
         "Key= key= account.key.",
     ),
     "a password in a URL": Shape(
-        r"\b[a-z][a-z0-9+.-]{0,30}://([^\s/:\"'<>]*):([^\s/@\"'<>]+)@[A-Za-z0-9\[]"
+        rf"\b[a-z][a-z0-9+.-]{{0,30}}:{_SLASH}{_SLASH}([^\s/:\"'<>]*):([^\s/\"'<>]+)@[A-Za-z0-9\[]"
         r"|\b[\w.-]{1,60}:([^\s\"':@/]{4,120})@(?:tcp|unix)\(",  # Go's
         is_password_in_url,
-        ":// @tcp( @unix(",
+        ":// :\\ @tcp( @unix(",
         name=True,
     ),
     "a token before a host": Shape(
-        r"://([A-Za-z0-9_.~%-]{16,100})(?::[\w-]*)?@[A-Za-z0-9\[]", looks_random, "://", name=True
+        rf":{_SLASH}{_SLASH}([A-Za-z0-9_.~%-]{{16,100}})(?::[\w-]*)?@[A-Za-z0-9\[]", looks_random, ":// :\\", name=True
     ),
     "a token in a URL": Shape(
         r"(?i:[?&#][a-z_.-]*(?:token|key|sig|signature|secret|password|passwd|pwd|credential|auth|code|appid|"

@@ -63,6 +63,9 @@ UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
 _HOST_OR_FILE = re.compile(
     r"(?!.*[A-Za-z0-9]{20})[a-z0-9-]{1,30}(?:\.[a-z0-9-]{1,30})+\.[a-z]{2,6}|(?!.*[A-Za-z0-9]{20})[\w/-]{1,40}\.[a-z]{2,4}"
 )
+_NOT_PLAIN = re.compile(  # the hash of a password, an encrypted one, a variable, a pattern
+    r"^(?:\$[\w-]{1,16}(?:\$|[&/:.]|$)|\{[A-Z0-9-]{2,12}\}|ENC[\[(])|[aA0]-[zZ9][aA0]-"
+)
 _SLUG = re.compile(r"[a-z]{2,12}-[a-z]{2,12}-")  # of a page's address, with its id behind it
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 
@@ -183,7 +186,7 @@ def is_password(text: str) -> bool:
     if " " in text:  # of words in quotes, those of a sentence are none
         drawn = text.count(" ") < 3 and is_surely_random(text) and not _PLACEHOLDER.search(text)
         return drawn or bool(_FOR_ONE_APP.fullmatch(text))
-    if _FOR_ONE_APP.fullmatch(text):
+    if _FOR_ONE_APP.fullmatch(text) or is_drawn_with_marks(text.strip("\"'`")):
         return True
     text = text.strip("\"'`")
     text = text.rstrip(".,;:!?)]") if quoted else re.sub(r"\)[.),;].*", "", text).rstrip(".,;!?)]`")
@@ -225,7 +228,7 @@ def is_drawn_password(text: str) -> bool:
 
 def is_told_password(text: str) -> bool:
     """Whether what a sentence or code says that a password is was drawn or made up, be it of a word and a number."""
-    if _FOR_ONE_APP.fullmatch(text):
+    if _FOR_ONE_APP.fullmatch(text) or is_drawn_with_marks(text.strip("\"'")):
         return True
     text = text.strip("\"'").rstrip(".,;:)")
     turns = text.isalnum() and sum(map(str.isdigit, text)) > 2 and _changes(text)[0] > 0.35  # 237dg546fs9
@@ -262,11 +265,31 @@ def has_symbols(text: str) -> bool:
     return drawn and not _ADDRESS_OR_PATTERN.search(text)
 
 
+def is_drawn_with_marks(text: str, turns: float = 0.5) -> bool:
+    """Whether a text was drawn from small letters, capitals, digits and punctuation, as generators of passwords do: it
+    has all four, or many marks, at most half of it are marks, and this share of neighbours differs in kind (in code, up
+    to 0.6)."""
+    kinds = ["l" if c.islower() else "u" if c.isupper() else "d" if c.isdigit() else "m" for c in text]
+    return bool(
+        len(text) >= 10
+        and text.isascii()
+        and (len(set(kinds)) == 4 or (len(text) >= 16 and len(set(text) & set("!@#%^&*()[]<>?:;,|~=+-/.")) >= 4))
+        and 1 + (len(text) < 16) <= kinds.count("m") <= len(text) // 2
+        and sum(a != b for a, b in pairwise(kinds)) >= turns * len(text)
+        and re.search(r"[^\w./:=+-]", text)  # which names, versions and addresses are joined by
+        and not re.search(r"\s|[a-z]{6}|[A-Z]{6}", text)
+        and not (_NOT_PLAIN.search(text) or _ADDRESS_OR_PATTERN.search(text))
+    )
+
+
 def is_password_in_url(text: str) -> bool:
     """Whether the password in a URL is one, and not the word that stands for it in a manual."""
-    return len(text) > 3 and not re.fullmatch(
-        r"(?i)(?:my|your|bad|user|db|cache|auth|api|[a-z_-]*[_-])?(?:pass(?:word|wd)?|pwd|pw|secret|token|key)|x-oauth-basic|x+|\*+|#?[<{$%\[].*",
-        text,
+    return is_drawn_with_marks(text) or (
+        len(text) > 3
+        and not re.fullmatch(
+            r"(?i)(?:my|your|bad|user|db|cache|auth|api|[a-z_-]*[_-])?(?:pass(?:word|wd)?|pwd|pw|secret|token|key)|x-oauth-basic|x+|\*+|#?[<{$%\[].*",
+            text,
+        )
     )
 
 
