@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 
 from sotopia_rl_data.secret_shapes import VALUE, Found
 from sotopia_rl_data.secret_values import (
@@ -17,6 +18,7 @@ from sotopia_rl_data.secret_values import (
     is_drawn_with_marks,
     is_key,
     is_long_key,
+    is_made_of_words,
     is_password,
     is_surely_drawn,
     is_surely_random,
@@ -249,6 +251,17 @@ def _is_code(text: str, start: int, value: re.Match[str], group: int) -> bool:
     if compared or another or a_type or a_host or text[value.end() : value.end() + 1] == "(":
         return True
     return bool(_SHA1.fullmatch(value[group]) and _LOCKED.search(text, max(start - _LONGEST_NAME, 0), start))
+
+
+@cache
+def names_a_secret(variable: str, value: str) -> bool:
+    """Whether an environment variable holds a secret, as its name says; a value of plain words is one only where the
+    name ends in what it is (`API_TOKEN`, but `TOKEN_TYPE=service-account` tells none)."""
+    name = _name_before(variable, len(variable))
+    if variable in ("PWD", "OLDPWD") or "session" in name or PUBLIC.search(variable):
+        return False
+    direct = re.search(r"(?i)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PAT|CREDENTIALS?|_AUTH|PASS)$", variable)
+    return bool(direct) or (name.endswith(SECRET_NAMES) and not (is_made_of_words(value) or value.isalpha()))
 
 
 def _name_before(text: str, end: int) -> str:

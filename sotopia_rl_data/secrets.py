@@ -12,6 +12,8 @@ the shape of a key nor a name before it nor is in the environment cannot be reco
 from __future__ import annotations
 
 import base64
+import html
+import json
 import os
 import re
 from bisect import bisect
@@ -25,6 +27,7 @@ from sotopia_rl_data.secret_names import (
     SECRET_NAMES,
     SUSPICIOUS_NAMES,
     named,
+    names_a_secret,
     small_letters,
 )
 from sotopia_rl_data.secret_shapes import SHAPES, Found, relaxed
@@ -41,8 +44,8 @@ from sotopia_rl_data.secret_values import (
 )
 
 HIDDEN = "[hidden]"
-_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PAT|CREDENTIALS?)$", re.IGNORECASE)
 _SHORTEST = 8  # characters; shorter values (TOKENIZERS_TOKEN=1 …) would blank out ordinary words
+_LONGEST_SPELLED = 1000  # characters of a secret that is looked for in all its spellings
 _URL = re.compile(r"""https?://[^\s'"\\]*[^\s'"\\:]""")
 SUSPICIOUS = (
     SUSPICIOUS_NAMES,
@@ -118,12 +121,13 @@ def _candidates(text: str, names: bool = True, shapes: bool = True) -> Iterator[
         yield from named(text)
 
 
-def env_secrets() -> tuple[str, ...]:
-    """What of the environment is secret, longest first: values of variables whose names say so, and the passwords and
-    tokens in addresses (HF_ENDPOINT, HTTPS_PROXY, …)."""
-    values = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
-    values |= {secret for value in os.environ.values() if "://" in value for secret in _in_address(value)}
-    return tuple(sorted((value for value in values if len(value) >= _SHORTEST), key=len, reverse=True))
+def env_secrets() -> dict[str, str]:
+    """What of the environment is secret, longest first, each with its variable: values of variables whose names say so,
+    and the passwords and tokens in addresses (HF_ENDPOINT, HTTPS_PROXY, …)."""
+    known = {value: name for name, value in os.environ.items() if names_a_secret(name, value)}
+    for name, value in os.environ.items():
+        known |= dict.fromkeys(_in_address(value) if "://" in value else (), name)
+    return {value: known[value] for value in sorted(known, key=len, reverse=True) if len(value) >= _SHORTEST}
 
 
 def without_credentials(url: str) -> str:
@@ -174,15 +178,21 @@ def redact(text: str, *secrets: str, loosely: bool = True) -> str:
     """`text` with `[hidden]` in place of these secrets and those of the environment (as they are, broken by blanks, in
     percent or base64 encoding) and of everything in the shape of a key; with `loosely`, also of what may be a part of
     one. Names and words around them stay."""
-    for secret in (*secrets, *env_secrets()):
-        if len(secret) >= _SHORTEST:
-            text = _spellings(secret).sub(HIDDEN, text)
+    text = hide(text, *secrets, *env_secrets())
     spans = [(one.start, one.end) for one in _candidates(text)]
     if loosely:
         matches = (match for shape in _LOOSE for match in shape.finditer(text))
         spans += [match.span(1) for match in matches if _part_of_a_key(match.group(1))]
     for start, end in reversed(_merged(spans)):
         text = text[:start] + HIDDEN + text[end:]
+    return text
+
+
+def hide(text: str, *secrets: str) -> str:
+    """`text` with `[hidden]` in place of these secrets: as they are, broken by blanks, escaped, or in base64."""
+    for secret in secrets:
+        if len(secret) >= _SHORTEST:
+            text = spellings(secret).sub(HIDDEN, text)
     return text
 
 
@@ -205,16 +215,25 @@ def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 @cache
-def _spellings(secret: str) -> re.Pattern[str]:
-    """What a secret looks like when it comes back: with blanks in it, percent-encoded, in base64 at any offset, or cut
-    off after its first 12 characters."""
-    letters = [rf"(?:{re.escape(c)}|{''.join(f'%{byte:02x}' for byte in c.encode())})" for c in secret]
-    forms = [r"\s*".join(letters)]
+def spellings(secret: str) -> re.Pattern[str]:
+    """What a secret looks like when it comes back: with blanks in it, escaped as in an address, JSON or HTML, in base64
+    at any offset, or cut off after its first 12 characters. (For RE2, too.)"""
+    if len(secret) > _LONGEST_SPELLED:
+        return re.compile(re.escape(secret))
+    letters = map(_letter, "".join(secret.split()))
+    forms = ["(?i:" + r"\s*".join(letters) + ")"]
     for offset in range(3):
         # the first and last characters of base64 depend on what stands beside the secret
-        coded = base64.b64encode(b"\0" * offset + secret.encode()).decode().rstrip("=")
+        coded = base64.b64encode(b"\0" * offset + os.fsencode(secret)).decode().rstrip("=")
         core = coded[(0, 2, 3)[offset] : len(coded) - 1]
         forms += [re.escape(core), re.escape(core.translate(str.maketrans("+/", "-_")))]
     if len(secret) >= 20:
         forms.append(re.escape(secret[:12]) + r"[A-Za-z0-9*._-]*")
-    return re.compile("|".join(f"(?i:{form})" if n == 0 else form for n, form in enumerate(forms)))
+    return re.compile("|".join(forms))
+
+
+def _letter(c: str) -> str:
+    """A pattern of a character of a secret, as it is or escaped."""
+    percent = "".join(f"%{byte:02x}" for byte in os.fsencode(c))
+    ways = [c, percent, *(json.dumps(c, ensure_ascii=ascii)[1:-1] for ascii in (False, True)), html.escape(c)]
+    return f"(?:{'|'.join(map(re.escape, dict.fromkeys(ways)))})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import random
 import re
@@ -206,11 +207,48 @@ def test_words_that_an_address_of_this_environment_has_in_place_of_a_password_ar
         monkeypatch.delenv(name)
     monkeypatch.setenv("HTTPS_PROXY", "http://lab-user1:password@proxy:8080")
     monkeypatch.setenv("DATABASE_URL", "postgres://postgres:postgres@db/x")
-    assert env_secrets() == ()
+    assert env_secrets() == {}
     monkeypatch.setenv("CACHE_URL", "redis://cache:correct-horse%21battery9@db?auth_token=Xy8kQ2mV7bTn4RzL")
     monkeypatch.setenv("HF_ENDPOINT", "https://Ab3dE5gH7jK9mN1p@hub.lab")
     secrets = {"correct-horse%21battery9", "correct-horse!battery9", "Xy8kQ2mV7bTn4RzL", "Ab3dE5gH7jK9mN1p"}
     assert set(env_secrets()) == secrets
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("DB_PASSWORD", "DB_PASS", "MYSQL_PWD", "API_KEY_2", "OPENAI_API_KEYS", "APIKEY_PROD", "SMTP_PASSPHRASE"),
+        *("HF_TOKEN_WRITE", "WANDB_AUTH", "GITHUB_PAT"),
+    ],
+)
+def test_a_variable_that_is_named_as_a_secret_holds_one(monkeypatch, name):
+    monkeypatch.setenv(name, "correct horse battery 7")
+    assert env_secrets()["correct horse battery 7"] == name
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("PWD", "/home/lab/dialogues"), ("OLDPWD", "/home/lab/dialogues"), ("SORT_KEY", "environment_id")),
+        *(
+            ("DESKTOP_SESSION", "ubuntu-wayland"),
+            ("TOKEN_TYPE", "service-account"),
+            ("CREDENTIAL_HELPER", "osxkeychain"),
+        ),
+    ],
+)
+def test_a_variable_that_is_named_otherwise_holds_none(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    assert value not in env_secrets()
+
+
+@pytest.mark.parametrize("value", [os.fsdecode(b"\xff\xfe\x81secretbytes"), json.dumps({"key": "b" * 300}, indent=4)])
+def test_no_value_of_the_environment_stops_or_slows_an_errors_words(monkeypatch, value):
+    monkeypatch.setenv("LAB_CREDENTIALS", value)
+    began = time.process_time()
+    assert redact("{\n" + " " * 3000, loosely=False) == "{\n" + " " * 3000
+    assert value not in redact(f"it is {value}")
+    assert time.process_time() - began < 2
 
 
 def test_a_providers_sentence_stays_readable_around_the_key():

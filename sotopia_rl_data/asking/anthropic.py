@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.asking import event_stream, reading, refusals, transport
+from sotopia_rl_data.asking.keys import without_key
 from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage, token_count, usage_of
 from sotopia_rl_data.schema import Message
 
@@ -83,7 +84,8 @@ def read_message(target: Target, data: Any) -> Reply:
         raise refusals.fault_inside(target, f"the reason why it stopped is {str(reason)[:60]!r}", usage)
     tools = [block for block in content if isinstance(block, dict) and block.get("type") == "tool_use"]
     said, thought = reading.with_call(*reading.texts_of(content), tools)
-    return Reply(said, finish, reading.name_of(data), reading.plausible(usage, said), thought)
+    said, thought, name = (without_key(target, told) for told in (said, thought, reading.name_of(data)))
+    return Reply(said, finish, name, reading.plausible(usage, said), thought)
 
 
 def _marked(messages: Sequence[Message], cache_until: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

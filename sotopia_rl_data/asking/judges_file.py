@@ -22,7 +22,6 @@ The file holds the names of variables and never a key: one that is written into 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -31,7 +30,7 @@ from typing import Any
 
 from sotopia_rl_data.asking import anthropic, openai
 from sotopia_rl_data.asking.extra import check_extra
-from sotopia_rl_data.asking.keys import NONE
+from sotopia_rl_data.asking.keys import NONE, is_variable
 from sotopia_rl_data.asking.providers import ModelName, parse_model, sampling_of, server_of
 from sotopia_rl_data.asking.transport import clean_url
 from sotopia_rl_data.costs.price import Price
@@ -43,7 +42,6 @@ _HINT = (
     "write entries like: - {name: mine, model: qwen, url: http://localhost:8000/v1, key: MY_KEY}; several servers are "
     "urls: [http://gpu1:8000/v1, http://gpu2:8000/v1]"
 )
-_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SAMPLING = ("temperature", "max_tokens")
 _ALSO = ("model", "protocol", "url", "urls", "key", "sampling", "extra", "price")
@@ -136,7 +134,7 @@ class _JudgesReader(NodeReader):
 
     def _key(self, node: Any) -> str:
         variable = self.text(node, "key")
-        if variable != NONE and not _VARIABLE.fullmatch(variable) and variable not in os.environ:
+        if not is_variable(variable):
             self.wrong(
                 node, f"`key` must name an environment variable, such as MY_KEY, or be {NONE}: it is never a key"
             )

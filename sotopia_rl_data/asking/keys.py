@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +19,8 @@ from urllib.parse import urlsplit
 
 from sotopia_rl_data.errors import KeyMissing
 from sotopia_rl_data.request import Target
+from sotopia_rl_data.secret_values import is_made_of_words
+from sotopia_rl_data.secrets import hide
 
 OPENAI, ANTHROPIC = "OPENAI_API_KEY", "ANTHROPIC_API_KEY"
 # For each protocol: the variable with its own provider's key, and the variable with another server's URL for that key.
@@ -64,6 +67,11 @@ class ApiKey:
     value: str = ""
 
 
+def is_variable(name: str) -> bool:
+    """Whether a text names an environment variable, or is `none`; it may be a key that was put in its place."""
+    return name == NONE or name in os.environ or re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name) is not None
+
+
 def key_for(target: Target) -> ApiKey:
     """The key that goes to the target's host: the one that is named for it, else that of its provider, else that of the
     protocol where the target is the server that the protocol's variable names."""
@@ -75,6 +83,12 @@ def key_for(target: Target) -> ApiKey:
         known.append(own)
     found = [ApiKey(name, value) for name in known if (value := os.environ.get(name, "").strip())]
     return found[0] if found else ApiKey(known[0] if known else "")
+
+
+def without_key(target: Target, told: str) -> str:
+    """What a server told, without the key that it was sent. A plain word that stands for a key may be told."""
+    key = key_for(target).value
+    return told if is_made_of_words(key) or key.isalpha() else hide(told, key)
 
 
 def api_key(target: Target) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.asking import event_stream, reading, refusals, transport
+from sotopia_rl_data.asking.keys import without_key
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage, token_count, usage_of
 
@@ -96,7 +97,8 @@ def read_completion(target: Target, data: Any) -> Reply:
     )
     if refusal:
         said, finish = str(refusal), "refusal"
-    return Reply(said, finish, reading.name_of(data), reading.plausible(usage, said), thought)
+    said, thought, name = (without_key(target, told) for told in (said, thought, reading.name_of(data)))
+    return Reply(said, finish, name, reading.plausible(usage, said), thought)
 
 
 def _usage(usage: object) -> Usage:

@@ -72,7 +72,7 @@ def status_error(target: Target, status: int, body: object, headers: Mapping[str
         limited = 429 if names & _RATE or (is_limit and status < 500) else status
         return Unavailable(text, "run the same command again later", status=limited, retry_after=wait)
     if status < 400:
-        where = _short(redact(headers.get("location", "another URL").partition("?")[0]))
+        where = _short(redact(headers.get("location", "another URL").partition("?")[0], key_for(target).value))
         return Rejected(f"{text}: it redirects to {where}", "write the URL that it redirects to", status=status)
     hint = _HINTS.get(status, "")
     if status in (401, 403):
@@ -162,7 +162,7 @@ def provider_text(body: object, *secrets: str) -> str:
     as the reason that a router got from the server behind it."""
     told: list[str] = []
     for words in _messages(_error_of(body), 0):
-        part = " ".join(words.split())
+        part = redact(" ".join(words.split()), *secrets, loosely=False)  # before the cut: half a key may be missed
         if part and not any(part in before for before in told):
             told.append(part if len(part) <= _LONGEST_PART else f"{part[: _LONGEST_PART - 1]}…")
     text = " ".join(part if part[-1] in ".!?:" or part is told[-1] else f"{part}:" for part in told)

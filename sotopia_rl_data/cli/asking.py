@@ -67,8 +67,10 @@ def _named(_ctx: click.Context, _param: click.Parameter, value: Path | None) -> 
 
 
 def _by_host(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    from sotopia_rl_data.asking.keys import is_variable
+
     pairs = [value.partition("=") for value in values]
-    if not all(host and variable.isidentifier() for host, _, variable in pairs):
+    if not all(host and is_variable(variable) for host, _, variable in pairs):
         hint = "write --key HOST=VARIABLE, where VARIABLE is the environment variable that holds the key"
         raise UsageError("--key needs a host and a variable.", hint)  # without the value, which may be a key itself
     return {host: variable for host, _, variable in pairs}

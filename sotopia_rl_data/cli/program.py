@@ -242,4 +242,4 @@ def _say(message: str, hint: str) -> None:
 
     console.say("error: ", "red", redact(message, loosely=False))
     if hint:
-        console.say(" hint: ", "green", hint)
+        console.say(" hint: ", "green", redact(hint, loosely=False))

@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import reduce
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.errors import SecretsFound
-from sotopia_rl_data.secrets import SUSPICIOUS, env_secrets, found, without_urls
+from sotopia_rl_data.secret_values import looks_random
+from sotopia_rl_data.secrets import SUSPICIOUS, env_secrets, found, spellings, without_urls
 from sotopia_rl_data.tables import KEYS
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from sotopia_rl_data.store import Version
 
-_FROM_HERE = "a secret of this environment"
 _NAMED = 5  # most leaks that the error lists
 _KEPT = 1000
 _ROOTS = "home|Users|root|tmp|var|mnt|data|scratch|workspace|work|private|opt|srv|media|Volumes"
@@ -107,9 +107,10 @@ def in_rows(rows: pa.Table, where: str, keys: Sequence[str], before: int = 0) ->
     """The leaks in a table whose rows have the identity `keys`, and of whose split `before` rows came earlier."""
     import pyarrow.compute as pc
 
+    patterns = _patterns()
     for name, column in zip(rows.column_names, rows.columns, strict=True):
         for path, texts, parents in _texts(column.combine_chunks(), name, ()):
-            matches = [pc.match_substring_regex(texts, one) for one in _patterns()]
+            matches = [pc.match_substring_regex(texts, one) for one in patterns]
             for hit in pc.indices_nonzero(reduce(pc.or_, matches)).to_pylist():
                 row = hit
                 for parent in reversed(parents):
@@ -143,14 +144,20 @@ def _named(rows: pa.Table, row: int, keys: Sequence[str], before: int) -> str:
     return " ".join(f"{key}={value}" for key, value in values.items() if value is not None) or f"row {before + row}"
 
 
-@cache
 def _patterns() -> list[str]:
     """What RE2 looks for in whole columns; `_shapes_in` then looks closer at the rows that match."""
-    ours = "|".join(map(re.escape, env_secrets()))
+    ours = "|".join(pattern.pattern for _, pattern in _ours())
     return [*SUSPICIOUS, ours] if ours else [*SUSPICIOUS]
+
+
+def _ours() -> list[tuple[str, re.Pattern[str]]]:
+    """The secrets of this environment by variable: in every spelling if they were drawn, else as they are, for words
+    that are a password here may be said in any dialogue."""
+    known = [(name, secret) for secret, name in env_secrets().items() if secret.isprintable()]
+    return [(name, spellings(one) if looks_random(one) else re.compile(re.escape(one))) for name, one in known]
 
 
 def _shapes_in(text: str, names: bool = True, shapes: bool = True) -> list[str]:
     """Each shape of a secret that `text` holds, once; `names` and `shapes` as `found` has them."""
-    here = [_FROM_HERE] if any(secret in text for secret in env_secrets()) else []
+    here = [f"the value of {name} in this environment" for name, secret in _ours() if secret.search(text)]
     return list(dict.fromkeys([*here, *(one.shape for one in found(text, names, shapes))]))

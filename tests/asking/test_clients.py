@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import anthropic as anthropic_sdk
 import openai as openai_sdk
@@ -16,7 +18,7 @@ import pytest
 from aiohttp import web
 from fixtures.clients import MESSAGES, PROVIDERS, SCHEMA, ask, client_for
 
-from sotopia_rl_data.asking import anthropic, openai
+from sotopia_rl_data.asking import anthropic, openai, refusals
 from sotopia_rl_data.asking.dispatch import ask_all
 from sotopia_rl_data.asking.pacing import Pacing
 from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected, Unavailable, UsageError
@@ -25,6 +27,7 @@ from sotopia_rl_data.fake_provider.running import MALFORMED, Running, running
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Lookup
 from sotopia_rl_data.request import Reply, Request, Usage
+from sotopia_rl_data.secrets import HIDDEN
 
 
 class Canned:
@@ -408,6 +411,46 @@ def test_anthropics_schema_keeps_the_order_of_its_keys():
     schema = {"type": "object", "properties": {"reason": {"type": "string"}, "level": {"type": "integer"}}}
     body = anthropic.body_of(Request(anthropic.target("claude", "http://localhost:1"), MESSAGES, schema))
     assert list(body["output_config"]["format"]["schema"]["properties"]) == ["reason", "level"]
+
+
+@pytest.mark.parametrize("spelled", [str, quote, lambda key: b64encode(f"me:{key}".encode()).decode(), " ".join])
+def test_a_key_that_the_provider_repeats_in_an_answer_is_hidden_there(monkeypatch: pytest.MonkeyPatch, spelled: Any):
+    monkeypatch.setenv("LAB_KEY", key := "Qz8!w/Trombone+staple9Kf")
+    told = f"the key is {spelled(key)} (end)"
+    one = openai.target("m", "http://localhost:1", key="LAB_KEY")
+    message = {"role": "assistant", "content": told, "reasoning_content": told}
+    reply = openai.read_completion(one, {"model": told, "choices": [{"message": message, "finish_reason": "stop"}]})
+    other = anthropic.target("m", "http://localhost:1", key="LAB_KEY")
+    content = [{"type": "thinking", "thinking": told}, {"type": "text", "text": told}]
+    same = anthropic.read_message(other, {"model": told, "content": content, "stop_reason": "end_turn"})
+    for text in (reply.text, reply.thought, reply.model, same.text, same.thought, same.model):
+        assert text.startswith("the key is ")
+        assert HIDDEN in text
+        assert not any(part in text for part in ("Trombone", "T r o m", b64encode(b"Trombone").decode()[:8]))
+
+
+def test_a_word_that_stands_for_a_key_may_be_said_in_an_answer(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LAB_KEY", "not-needed")
+    one = openai.target("m", "http://localhost:1", key="LAB_KEY")
+    message = {"role": "assistant", "content": "His help was not-needed."}
+    assert openai.read_completion(one, {"choices": [{"message": message, "finish_reason": "stop"}]}).text == (
+        "His help was not-needed."
+    )
+
+
+@pytest.mark.parametrize("length", range(280, 300))
+def test_an_error_that_is_cut_within_the_key_shows_no_part_of_it(monkeypatch: pytest.MonkeyPatch, length: int):
+    monkeypatch.setenv("LAB_KEY", key := "Qz8wTrombone9KfX1")
+    one = openai.target("m", "http://localhost:1", key="LAB_KEY")
+    error = refusals.status_error(one, 400, {"error": {"message": f"{'no ' * 99}"[:length] + key}}, {})
+    assert "Qz8w" not in str(error)
+
+
+def test_an_address_that_a_server_redirects_to_does_not_show_the_key(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LAB_CRED", key := "Qz8wTromboneStaple9K")
+    one = openai.target("m", "http://localhost:1", key="LAB_CRED")
+    error = refusals.status_error(one, 307, {}, {"location": f"http://127.0.0.1:1/{key}/x"})
+    assert error.message.endswith("it redirects to http://127.0.0.1:1/[hidden]/x")
 
 
 @pytest.mark.slow

@@ -198,6 +198,7 @@ def test_a_key_is_named_for_a_server_and_a_key_itself_is_refused(tmp_path: Path)
         asked = ["label", "--judge", f"openai:m@{server.openai_url}", "--preset", "goal-only", "--ask", "packed"]
         command(*asked, "--store", tmp_path, "--key", f"{host}=KEY_OF_A")
         assert set(server.log()["statuses"]) == {"200"}
-    with pytest.raises(UsageError) as caught:
-        command(*asked, "--key", "sk-abcdefghij0123456789")
-    assert "sk-abc" not in str(caught.value)
+    for wrong in ("sk-abcdefghij0123456789", "gpu7.lab=sk_abcdefghij0123456789", "gpu7.lab=abcTrombone77"):
+        with pytest.raises(UsageError) as caught:
+            command(*asked, "--key", wrong)
+        assert "abc" not in str(caught.value) + caught.value.hint

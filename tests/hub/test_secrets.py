@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
+import json
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -66,14 +69,32 @@ def test_talk_about_keys_is_no_key(text):
     assert leaks.in_text(text, "x") == []
 
 
+_OF_LAB = "the value of LAB_TOKEN in this environment"
+
+
 def test_a_secret_of_this_environment_is_found_whatever_its_shape(monkeypatch):
     monkeypatch.setenv("LAB_TOKEN", "correct horse battery")
-    leaks._patterns.cache_clear()
-    try:
-        assert leaks.in_text("it is: correct horse battery!", "x")[0].shape == "a secret of this environment"
-    finally:
-        monkeypatch.undo()
-        leaks._patterns.cache_clear()
+    assert [leak.shape for leak in leaks.in_text("it is: correct horse battery!", "x")] == [_OF_LAB]
+    assert leaks.in_text("it is: Correct Horse Battery!", "x") == []  # words may be said in any dialogue
+
+
+@pytest.mark.parametrize("kind", ["as it is", "blanks", "percent", "base64", "JSON", "JSON in ASCII", "HTML"])
+def test_a_drawn_secret_of_this_environment_is_found_however_it_is_spelled(monkeypatch, kind):
+    secret = 'x9"Kq\\z7!mm-Ä4pQ'
+    monkeypatch.setenv("LAB_PASS", secret)
+    spelled = {
+        "as it is": secret,
+        "blanks": " ".join(secret),
+        "percent": quote(secret, safe=""),
+        "base64": base64.b64encode(f"me:{secret}".encode()).decode(),
+        "JSON": json.dumps(secret, ensure_ascii=False),
+        "JSON in ASCII": json.dumps(secret),
+        "HTML": html.escape(secret),
+    }[kind]
+    table = rewards(reward_row(0) | {"completion": [{"role": "assistant", "content": f"it is {spelled} (mine)"}]})
+    shapes = [leak.shape for leak in leaks.in_rows(table, "rewards/train", ("episode_id",))]
+    assert "the value of LAB_PASS in this environment" in shapes
+    assert "Kq" not in redact(f"it is {spelled} (mine)", loosely=False)
 
 
 def test_the_row_and_the_column_are_named_at_any_depth(tmp_path):

@@ -178,7 +178,9 @@ class BatchClient(ABC):
         except (sdk.APIError, httpx2.HTTPError) as error:
             raise refusals.unreachable(target, str(error.__cause__ or error) or type(error).__name__) from None
         except self._base_error as error:
-            raise Rejected(f"{target.model} at {target.base_url}: {redact(str(error))}") from None
+            raise Rejected(
+                f"{target.model} at {target.base_url}: {redact(str(error), keys.key_for(target).value)}"
+            ) from None
 
 
 async def lines_of(chunks: AsyncIterator[bytes]) -> AsyncIterator[Any]:
