@@ -27,6 +27,7 @@ from sotopia_rl_data.spans import FIELD_TAGS, HINTS, visible
 
 VIEW = "view.v1.yaml"
 _DISTANT = ("0", "1", "stranger", "strangers", "know_by_name")
+_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 _SECRET_CLAUSE = re.compile(r"(?:^|\s)\S+['’]s? secrets?:.*", re.DOTALL | re.IGNORECASE)
 
 
@@ -62,9 +63,10 @@ def seen(episode: Episode, agent: str) -> list[Seen]:
 
 
 def display_names(episode: Episode) -> dict[str, str]:
-    """The name of each agent by id; with the id behind it where two agents share the name."""
-    names = Counter(a.name for a in episode.agents)
-    return {a.agent: a.name if names[a.name] == 1 else f"{a.name} ({a.agent})" for a in episode.agents}
+    """The name of each agent by id, in one line; with the id behind it where two agents share the name."""
+    names = {a.agent: " ".join(a.name.splitlines()) for a in episode.agents}
+    shared = Counter(names.values())
+    return {agent: name if shared[name] == 1 else f"{name} ({agent})" for agent, name in names.items()}
 
 
 def context(episode: Episode, me: Agent) -> str:
@@ -130,6 +132,11 @@ def _built(episode: Episode, agent: str) -> Iterator[Seen]:
             yield Seen(turn.turn + 1, _event(episode, turn, agent, names), own)
 
 
+def _in_one_line(words: str) -> str:
+    """Words as JSON; it may hold three characters that begin a line for some readers, so these are escaped too."""
+    return _LINE_ENDS.sub(lambda end: f"\\u{ord(end[0]):04x}", json.dumps(words, ensure_ascii=False))
+
+
 def _event(episode: Episode, turn: Turn, viewer: str, names: Mapping[str, str]) -> str:
     """An action as a line. Its words are written as JSON, so that nothing in them can pass for another line."""
     words = turn.text if turn.agent == viewer else visible(turn.text, episode, viewer)
@@ -138,7 +145,7 @@ def _event(episode: Episode, turn: Turn, viewer: str, names: Mapping[str, str]) 
         {
             "turn": str(turn.turn),
             "name": names.get(turn.agent, turn.agent),
-            "text": json.dumps(words, ensure_ascii=False),
+            "text": _in_one_line(words),
         },
     )
     if not turn.to:
