@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Set
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from sotopia_rl_data.asking import anthropic, refusals, transport
 from sotopia_rl_data.asking.batch.client import BatchClient, BatchLimits, BatchSearch, BatchState, cancelled, expired
@@ -91,8 +92,15 @@ class AnthropicBatchClient(BatchClient):
         return BatchState(_has_ended(retrieved), done)
 
     async def _results_files(self, batch: str) -> AsyncGenerator[AsyncIterator[bytes]]:
-        async with self._sdk.messages.batches.with_streaming_response.results(batch) as response:
+        """The results lie below the batch's own URL: a `results_url` may be another host's, which gets no key."""
+        from anthropic.types.messages import MessageBatch
+
+        path, headers = f"/v1/messages/batches/{quote(batch, safe='')}/results", {"X-Stainless-Raw-Response": "stream"}
+        response: Any = await self._sdk.get(path, cast_to=MessageBatch, options={"headers": headers})
+        try:
             yield response.iter_bytes()
+        finally:
+            await response.close()
 
     async def _is_of(self, batch: str, intent: Intent) -> bool:
         """Whether any of the batch's results belongs to the intent."""
