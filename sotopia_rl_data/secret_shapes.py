@@ -165,10 +165,10 @@ SHAPES = {
         "Key= key= account.key.",
     ),
     "a password in a URL": Shape(
-        rf"\b[a-z][a-z0-9+.-]{{0,30}}:{_SLASH}{_SLASH}([^\s/:\"'<>]*):([^\s/\"'<>]+)@[A-Za-z0-9\[]"
+        rf"(?:\b[a-z][a-z0-9+.-]{{0,30}}:{_SLASH}{_SLASH}|\bhttps?:/)([^\s/:\"'<>]*):([^\s/\"'<>]+)@[A-Za-z0-9\[]"
         r"|\b[\w.-]{1,60}:([^\s\"':@/]{4,120})@(?:tcp|unix)\(",  # Go's
         is_password_in_url,
-        ":// :\\ @tcp( @unix(",
+        ":// :\\ http:/ https:/ @tcp( @unix(",
         name=True,
     ),
     "a token before a host": Shape(

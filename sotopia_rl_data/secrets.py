@@ -17,7 +17,7 @@ import json
 import os
 import re
 from bisect import bisect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
@@ -216,24 +216,29 @@ def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 @cache
 def spellings(secret: str) -> re.Pattern[str]:
-    """What a secret looks like when it comes back: with blanks in it, escaped as in an address, JSON or HTML, in base64
-    at any offset, or cut off after its first 12 characters. (For RE2, too.)"""
+    """What a secret looks like when it comes back: with blanks in it, escaped as in an address, JSON or HTML, in
+    hexadecimal or at any offset in base64, or cut off after its first 12 characters. (For RE2, too.)"""
     if len(secret) > _LONGEST_SPELLED:
         return re.compile(re.escape(secret))
-    letters = map(_letter, "".join(secret.split()))
-    forms = ["(?i:" + r"\s*".join(letters) + ")"]
+    data = os.fsencode(secret)
+    forms = [f"(?i:{_broken(map(_letter, ''.join(secret.split())))}|{data.hex()})"]
     for offset in range(3):
         # the first and last characters of base64 depend on what stands beside the secret
-        coded = base64.b64encode(b"\0" * offset + os.fsencode(secret)).decode().rstrip("=")
+        coded = base64.b64encode(b"\0" * offset + data).decode().rstrip("=")
         core = coded[(0, 2, 3)[offset] : len(coded) - 1]
-        forms += [re.escape(core), re.escape(core.translate(str.maketrans("+/", "-_")))]
+        forms.append(_broken("[+-]" if c == "+" else "[/_]" if c == "/" else c for c in core))
     if len(secret) >= 20:
         forms.append(re.escape(secret[:12]) + r"[A-Za-z0-9*._-]*")
     return re.compile("|".join(forms))
 
 
+def _broken(patterns: Iterable[str]) -> str:
+    """A pattern of these, one after the other, with blanks, line breaks or characters of no width between them."""
+    return "[\\s\u200b-\u200d\u2060\ufeff]*".join(patterns)
+
+
 def _letter(c: str) -> str:
-    """A pattern of a character of a secret, as it is or escaped."""
-    percent = "".join(f"%{byte:02x}" for byte in os.fsencode(c))
-    ways = [c, percent, *(json.dumps(c, ensure_ascii=ascii)[1:-1] for ascii in (False, True)), html.escape(c)]
-    return f"(?:{'|'.join(map(re.escape, dict.fromkeys(ways)))})"
+    """A pattern of a character of a secret, as it is or escaped, be it twice (`%2573`)."""
+    percent = _broken(f"%(?:25)*{byte:02x}" for byte in os.fsencode(c))
+    ways = [json.dumps(c, ensure_ascii=False)[1:-1], html.escape(c), f"\\u{ord(c):04x}", f"&#{ord(c)};", f"\\{c}"]
+    return f"(?:{'|'.join([re.escape(c), percent, *map(re.escape, dict.fromkeys(ways))])})"

@@ -183,15 +183,27 @@ def test_ordinary_lines_that_talk_or_look_like_secrets_are_let_through():
     assert [line for line in ORDINARY if list(found(line))] == []
 
 
-@pytest.mark.parametrize("kind", ["as it is", "blanks", "percent", "base64", "in a longer base64", "cut off"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("as it is", "blanks", "no width", "percent", "percent twice", "base64", "in a longer base64", "hexadecimal"),
+        *("base64 in lines", "\\u", "&#", "cut off"),
+    ],
+)
 def test_a_key_of_this_environment_is_hidden_however_it_comes_back(monkeypatch, kind):
     key = "correct-horse/battery+staple"
     monkeypatch.setenv("LAB_TOKEN", key)
     sent = {
         "as it is": key,
         "blanks": " ".join(key[i : i + 5] for i in range(0, len(key), 5)),
+        "no width": "\u200b".join(key),
         "percent": quote(key, safe=""),
+        "percent twice": "".join(f"%25{byte:02X}" for byte in key.encode()),
         "base64": base64.b64encode(key.encode()).decode(),
+        "base64 in lines": "\n".join(re.findall("..?.?.?.?.?.?.?", base64.b64encode(key.encode()).decode())),
+        "hexadecimal": key.encode().hex(),
+        "\\u": "".join(f"\\u{ord(c):04x}" for c in key),
+        "&#": "".join(f"&#{ord(c)};" for c in key),
         "in a longer base64": base64.b64encode(f"me:{key}".encode()).decode(),
         "cut off": f"{key[:14]}...",
     }[kind]
@@ -200,6 +212,11 @@ def test_a_key_of_this_environment_is_hidden_however_it_comes_back(monkeypatch, 
     assert told.endswith(" to us.")
     assert HIDDEN in told
     assert len(told) < 40
+
+
+def test_the_password_of_an_address_that_lost_a_slash_is_hidden():
+    text = "The judges file https:/alice:Zq8vLx2mPw9s@h/x.yaml cannot be read."
+    assert redact(text, loosely=False) == "The judges file https:/alice:[hidden]@h/x.yaml cannot be read."
 
 
 def test_words_that_an_address_of_this_environment_has_in_place_of_a_password_are_not_secret(monkeypatch):

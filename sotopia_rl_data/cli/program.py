@@ -7,6 +7,7 @@ module is imported when the command is called, so that `--help` imports nothing 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -216,6 +217,8 @@ def _told(error: BaseException) -> tuple[str, str, int]:
         return "Interrupted.", "run the same command again", errors.Interrupted.exit_code
     if isinstance(error, OSError):
         message = f"{error.strerror or error}: {error.filename or 'input or output'}."
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return message, "raise the limit with `ulimit -n 4096`, then run the same command again", console.FAILED
         return message, "check the path, its permissions and the free disk space", console.FAILED
     from sotopia_rl_data.secrets import redact
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pty
@@ -462,6 +463,12 @@ def test_ctrl_c_inside_duckdb_is_an_interruption_and_no_bug():
     assert program._told(raised) == ("Interrupted.", "run the same command again", 130)
     with duckdb.connect() as connection, pytest.raises(KeyboardInterrupt), time_limit(connection, 60):
         raise raised
+
+
+def test_too_many_open_files_are_told_with_the_limit_to_raise():
+    told = program._told(OSError(errno.EMFILE, "Too many open files", "ledger/journal"))
+    hint = "raise the limit with `ulimit -n 4096`, then run the same command again"
+    assert told == ("Too many open files: ledger/journal.", hint, 1)
 
 
 INTERRUPTED = """
