@@ -12,6 +12,7 @@ from sotopia_rl_data.errors import BadAnswer
 
 BLANK = " \t\r\n\ufeff\u200b\x00"  # white space, byte order marks and other invisible characters
 _MOST_BROKEN = 5_000
+_DEEPEST = 100  # levels of a value; what reads it may take several calls a level
 _BRACKET = re.compile(r"[{}\[\]]")
 _FENCE = re.compile(r"[`~]+[^\s`~]*")  # the line that opens a code block
 
@@ -30,6 +31,17 @@ def decoder(pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> json
     return json.JSONDecoder(strict=False, object_pairs_hook=pairs, parse_constant=_no_constant)
 
 
+def is_deep(value: Any) -> bool:
+    """Whether a value has more levels of lists and objects than anybody needs, so that Python could not walk it."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        parts = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [inner for part in parts for inner in part if isinstance(inner, dict | list)]
+        if not level:
+            return False
+    return True
+
+
 def objects_in(text: str, decode: json.JSONDecoder | None = None) -> list[JsonObject]:
     """Every object that is not part of another, in order. Raises BadAnswer where one is nested too deeply, or where
     thousands of braces begin none."""
@@ -38,6 +50,8 @@ def objects_in(text: str, decode: json.JSONDecoder | None = None) -> list[JsonOb
     while start >= 0:
         try:
             value, end = decode.raw_decode(text, start)
+            if is_deep(value):
+                raise RecursionError
             found.append(JsonObject(value, start, end))
         except RecursionError:
             raise BadAnswer("the answer is nested too deeply") from None

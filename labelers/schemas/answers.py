@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sotopia_rl_data.errors import BadAnswer
-from sotopia_rl_data.json_objects import BLANK, decoder, is_part, objects_in
+from sotopia_rl_data.json_objects import BLANK, decoder, is_deep, is_part, objects_in
 from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.thoughts import without_thought
 
@@ -65,6 +65,8 @@ def parse(text: str) -> Any:
         raise BadAnswer("the answer is empty")
     try:
         value = _DECODER.decode(body.strip(BLANK))
+        if is_deep(value):
+            raise RecursionError
     except RecursionError:
         raise BadAnswer("the answer is nested too deeply") from None
     except ValueError:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sotopia_rl_data.asking.refusals import is_refusal
 from sotopia_rl_data.errors import BadAnswer
-from sotopia_rl_data.json_objects import objects_in
+from sotopia_rl_data.json_objects import is_deep, objects_in
 from sotopia_rl_data.request import Finish, Usage
 
 MOST_BYTES = 8 << 20  # of a response or a line of results, also unpacked: 64 in flight stay below 1 GB
@@ -29,11 +29,12 @@ def json_or_none(raw: bytes) -> Any:
     """The value that these bytes hold; None where they are not JSON, or nested too deeply."""
     try:
         try:
-            return json.loads(raw, parse_int=_whole)
+            value = json.loads(raw, parse_int=_whole)
         except UnicodeDecodeError:
-            return json.loads(raw.decode(errors="replace"), parse_int=_whole)
+            value = json.loads(raw.decode(errors="replace"), parse_int=_whole)
     except (ValueError, RecursionError):
         return None
+    return None if is_deep(value) else value
 
 
 def texts_of(content: object) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -120,6 +121,8 @@ def test_usage_is_read_number_by_number(prompt: Any, answer: Any, more: Any, usa
         (b'{"a": ' + b"1" * 9_000 + b"}", {"a": float("inf")}),
         (b'{"a":' * 100_000, None),
         (b"[" * 100_000, None),
+        (b"[" * 100 + b"]" * 100, reduce(lambda inner, _: [inner], range(99), [])),
+        (b"[" * 101 + b"]" * 101, None),
         (b"", None),
         (b"<html>", None),
     ],

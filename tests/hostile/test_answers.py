@@ -97,6 +97,11 @@ RAW = {
     "10,000 choices": response(json.dumps({"choices": [{"message": {"content": "{}"}}] * 10_000})),
     "half a surrogate in an error": response('{"error": {"message": "\\ud800 \\u001b[2J"}}', status="400 X"),
     "a long error": response(json.dumps({"error": {"message": "x" * 1_000_000, "code": [{}]}}), status="400 X"),
+    "an error that Python cannot walk": response('{"error":' + "[" * 500 + "]" * 500 + "}"),
+    "events that Python cannot walk": response(
+        2 * ('data: {"choices":[{"delta":' + '{"a":' * 900 + "1" + "}" * 900 + "}]}\n\n"),
+        "Content-Type: text/event-stream",
+    ),
     "an error in errors": response('{"error":' * 100_000, status="400 X"),
     "events without a word": response("\n" * 1_000_000, "Content-Type: text/event-stream"),
     "brackets in an event": response("data: " + "[" * 1_000_000 + "\n\n", "Content-Type: text/event-stream"),

@@ -202,6 +202,8 @@ def turns(**levels: Any) -> str:
         ("infinite", turns(turn_2=float("inf")), "Infinity is not a number of JSON"),
         ("huge", '{"agent_1": ' + "1" * 5000 + "}", None),
         ("very deep", "[" * 100_000, "the answer is nested too deeply"),
+        ("deep", '{"a":' * 101 + "1" + "}" * 101, "the answer is nested too deeply"),
+        ("deep, among words", "So: " + '{"a":' * 101 + "1" + "}" * 101, "the answer is nested too deeply"),
         ("a comment", '{"agent_1": {"importance": {"turn_0": 1, "turn_2": 0, "turn_4": 3}} // all\n}', None),
         ("words for numbers", turns(turn_2="two"), None),
         ("inside a list with words", f"Result: [{json.dumps(GOOD)}]", None),
