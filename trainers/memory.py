@@ -118,14 +118,14 @@ def meta_model(config: TrainerConfig, heads: int = 1) -> nn.Module:
 
     name, revision = split_revision(config.model)
     with loading_errors(config.model):
-        shape = AutoConfig.from_pretrained(name, revision=revision)
+        shape = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     dtype = dtype_of(config)
+    kind = AutoModelForSequenceClassification if config.kind == "rm" else AutoModelForCausalLM
     with torch.device("meta"):
         if config.kind == "rm":
             shape.num_labels = heads
-            model = AutoModelForSequenceClassification.from_config(shape, dtype=dtype)
-        else:
-            model = AutoModelForCausalLM.from_config(shape, dtype=dtype)
+        with loading_errors(config.model):
+            model = kind.from_config(shape, dtype=dtype, trust_remote_code=False)
         if config.adapter == "qlora":  # what is not in 4 bits is trained beside in float32
             packed = packed_bytes(model.requires_grad_(False))
             for one in model.parameters():

@@ -141,7 +141,7 @@ def _policy(folder: Path) -> tuple[nn.Module, Any, dict[str, Any]]:
 
     base = base_of(folder)
     name, revision = base or (str(folder), None)
-    model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=torch.float32, trust_remote_code=False)
     if base:
         from peft import PeftModel
 
@@ -163,5 +163,5 @@ def _dtype_of_base(folder: Path) -> torch.dtype:
     from transformers import AutoConfig
 
     name, revision = base_of(folder) or (str(folder), None)
-    config: Any = AutoConfig.from_pretrained(name, revision=revision)
+    config: Any = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     return getattr(config, "dtype", None) or torch.float32

@@ -71,17 +71,26 @@ def load_causal(config: PolicySFTConfig | PolicyDPOConfig | PolicyGRPOConfig) ->
             revision=revision,
             dtype=resolve_dtype(config.dtype, config.adapter),
             quantization_config=quantization(config.adapter),
+            trust_remote_code=False,
         )
 
 
 @contextmanager
 def loading_errors(name: str) -> Iterator[None]:
-    """Turns the errors of loading a model into one sentence."""
+    """Turns the errors of loading a model into one sentence, and lets no library ask whether to run a model's code."""
+    from transformers import dynamic_module_utils
+
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # a config within a config is asked about in spite of our "no"
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
         from sotopia_rl_data.hub.client import why_not_found
 
+        if "trust_remote_code" in str(error):
+            raise InputError(
+                f"The model {name!r} cannot be loaded: it brings Python code of its own, which is never run.",
+                "name a model whose config.json has no auto_map",
+            ) from error
         reason = why_not_found(split_revision(name)[0], error) or first_line(error).rstrip(".")
         if isinstance(error, KeyError):
             reason = f"one of its files has no {reason}"
@@ -148,7 +157,7 @@ def bound_to_context(config: TrainerConfig) -> None:
 
     name, revision = split_revision(config.model)
     with loading_errors(config.model):
-        context = context_of(AutoConfig.from_pretrained(name, revision=revision))
+        context = context_of(AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False))
     if context is None:
         return
     if config.kind == "grpo":
@@ -239,7 +248,8 @@ def vocabulary_of(model: str) -> int | None:
     from transformers import AutoConfig
 
     name, revision = split_revision(model)
-    return getattr(AutoConfig.from_pretrained(name, revision=revision).get_text_config(), "vocab_size", None)
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    return getattr(config.get_text_config(), "vocab_size", None)
 
 
 def check_vocabulary(tokenizer: Any, size: int | None, name: str) -> None:

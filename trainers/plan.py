@@ -256,9 +256,9 @@ def _reward_model_bytes(name: str) -> int:
     with loading_errors(name):
         folder = snapshot(where, revision)
         base, commit = base_of(folder) or (str(folder), None)
-        shape = AutoConfig.from_pretrained(base, revision=commit)
-    with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(shape, dtype=torch.bfloat16)
+        shape = AutoConfig.from_pretrained(base, revision=commit, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(shape, dtype=torch.bfloat16, trust_remote_code=False)
     return sum(one.numel() * one.element_size() for one in model.parameters())
 
 

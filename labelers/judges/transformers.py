@@ -69,17 +69,23 @@ def load_causal_model(base: str, adapter: str = "") -> Loaded:
     """A tokenizer that pads on the left, and the weights, with a LoRA adapter merged into them where one is named; on
     the GPU where there is one. Raises OSError where there is no such model."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, dynamic_module_utils
 
     from sotopia_rl_data.hub.client import quiet, why_not_found
 
     quiet()
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # a config within a config is asked about in spite of our "no"
     has_tokenizer = adapter and (Path(adapter) / "tokenizer_config.json").is_file()
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(adapter if has_tokenizer else base, padding_side="left")
-        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+        beside = adapter if has_tokenizer else base
+        tokenizer: Any = AutoTokenizer.from_pretrained(beside, padding_side="left", trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto", trust_remote_code=False)
     except OSError as error:
         raise OSError(why_not_found(base, error) or str(error)) from error
+    except ValueError as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError("it brings Python code of its own, which is never run") from error
+        raise
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if adapter:

@@ -287,7 +287,9 @@ def _load(local: Path, dtype: torch.dtype) -> nn.Module:
     """A whole checkpoint, or the base that an adapter names with the adapter merged into it."""
     adapter = local / "adapter_config.json"
     if not adapter.exists():
-        model, info = AutoModelForSequenceClassification.from_pretrained(local, dtype=dtype, output_loading_info=True)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            local, dtype=dtype, output_loading_info=True, trust_remote_code=False
+        )
         if info["missing_keys"]:  # these weights would be random: a policy, for example, has no score head
             raise InputError(f"{local} is not a reward model: it has no {min(info['missing_keys'])}.", RIGHT_MODEL)
         return attention.attend_as(with_float32_head(model, local), attention.NAME)
@@ -303,6 +305,7 @@ def _load(local: Path, dtype: torch.dtype) -> nn.Module:
         num_labels=len(head["targets"]) if head else 1,
         dtype=dtype,
         output_loading_info=True,
+        trust_remote_code=False,
     )
     own = load_peft_weights(str(local), device="cpu")
     for key in sorted(info["missing_keys"]):  # the head, which the adapter has to bring: else it would be random

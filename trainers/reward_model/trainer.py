@@ -66,6 +66,7 @@ def load_model(config: RMConfig, prepared: Prepared) -> nn.Module:
             num_labels=len(prepared.head.targets),
             dtype=resolve_dtype(config.dtype, config.adapter),
             quantization_config=quantization(config.adapter),
+            trust_remote_code=False,
         )
     model.config.pad_token_id = model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     model.config.problem_type = "regression"
