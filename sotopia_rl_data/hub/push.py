@@ -110,7 +110,7 @@ def push(
 ) -> Pushed:
     """Publish `version` as a release of the dataset repository `repo` (ORG/NAME), with this card.
 
-    Raises SecretsFound before the Hub is called, and what `publish` raises.
+    Raises SecretsFound before anything is sent, and what `publish` raises.
     """
     began = time.monotonic()
     on_step = on_step or (lambda step, done, total: None)
@@ -150,10 +150,16 @@ def _search(version: Version, release: Release, options: PushOptions, on_step: O
 
     secrets = inspect(version, options.calls or {}, on_bytes)
     secrets += leaks.in_text(release.card.block, "the card") + leaks.in_text(options.message, "the message")
-    for path, picture in release.card.pictures.items():
-        secrets += leaks.in_picture(picture, path)
     if not options.allow_secrets:
-        leaks.check(secrets, version.ref)
+        leaks.check(secrets, version.ref, _hint(release))
+
+
+def _hint(release: Release) -> str:
+    """What to do about the secrets in a release."""
+    if release.manifest is None:
+        again = f"sotopia_rl_data.trainers.api.release(RUN, {release.repo!r})"
+        return f"revoke them, take them out of the run's folder, and release it again in Python: {again}"
+    return "revoke them, take them out of the source, make the version anew; --allow-secrets publishes them as they are"
 
 
 class _Pushing:
@@ -191,8 +197,7 @@ class _Pushing:
         hub, options = self._hub, self._options
         release, steps = self._planned()
         if not options.allow_secrets:
-            secrets = leaks.in_text(steps.card, "the card") + leaks.in_text(release.text, release.record)
-            leaks.check(secrets, f"{self._repo}@{release.version}")
+            self._check_secrets(release, steps.card)
         if steps.published and steps.published != self._commit:
             checking.check_whole(hub, self._repo, steps.published_as, steps.published)
             return self._outcome("already published", release, steps, steps.published)
@@ -221,6 +226,15 @@ class _Pushing:
             hub.tag(self._repo, release.version, str(self._commit), f"digest {release.digest}")
         rows = checking.check(hub, release, self._card, str(self._commit), options.load)
         return replace(self._outcome(state, release, steps, self._commit), rows=rows)
+
+    def _check_secrets(self, release: Release, card: str) -> None:
+        """Raises SecretsFound where anything that would be sent has one; the rows of a dataset were searched before."""
+        texts = {"the card": card, release.record: release.text, "the message": self._options.message}
+        secrets = [leak for where, text in texts.items() for leak in leaks.in_text(text, where)]
+        for path, content in release.files.items():
+            if not path.endswith(".parquet"):
+                secrets += leaks.in_file(content.source, path)
+        leaks.check(secrets, f"{self._repo}@{release.version}", _hint(release))
 
     def _planned(self) -> tuple[Release, ReleasePlan]:
         remote = look(self._hub, self._repo, self._record)

@@ -6,6 +6,8 @@ import base64
 import html
 import io
 import json
+import random
+import zlib
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -165,7 +167,7 @@ def test_paths_of_this_machine_are_cut_down_to_their_names():
 def test_the_error_names_five_rows_and_counts_the_rest():
     many = [leaks.Leak(f"row {i}", "a key") for i in range(7)]
     with pytest.raises(SecretsFound, match=r"7 secrets: row 0: a key; .*row 4: a key; and 2 more\."):
-        leaks.check(many, "lab/x@v1.0.0")
+        leaks.check(many, "lab/x@v1.0.0", "revoke them")
 
 
 def test_the_push_stops_for_each_shape_planted_in_a_release_and_counts_them(tmp_path):
@@ -177,19 +179,83 @@ def test_the_push_stops_for_each_shape_planted_in_a_release_and_counts_them(tmp_
         assert leak.shape == shape
 
 
-def test_texts_beside_the_pixels_and_in_a_parquet_files_metadata_are_searched(tmp_path):
-    info = PngInfo()
-    info.add_text("Comment", f"drawn by {KEY}", zip=True)
-    picture = io.BytesIO()
-    Image.new("RGB", (2, 2)).save(picture, "png", pnginfo=info)
-    assert [leak.where for leak in leaks.in_picture(picture.getvalue(), "assets/x.png")] == ["assets/x.png"]
-
-    table = rewards(reward_row(0)).replace_schema_metadata({"made by": f"a script with {KEY}"})
+def test_what_describes_the_columns_of_a_parquet_file_is_searched_at_any_depth(tmp_path):
+    table = rewards(reward_row(0))
     version = commit(Store(tmp_path), {("rewards", "train"): table}, "lab/meta").version
     path = version.files("rewards")["train"][0]
-    pq.write_table(table, path)
-    (leak,) = leaks.in_version(version, lambda count: None)
-    assert leak.where.endswith("metadata made by")
+
+    def found(schema: pa.Schema) -> list[str]:
+        pq.write_table(schema.empty_table(), path)
+        return [leak.where.rpartition("/")[2] for leak in leaks.in_version(version, lambda count: None)]
+
+    where = [f"{path.name}, metadata"]
+    hint, long = {"by": KEY}, {"x" * 300: f"{'so ' * 300}{KEY}"}
+    inner = pa.struct([pa.field("x", pa.string(), metadata=hint)])
+    assert found(table.schema) == []
+    assert found(table.schema.with_metadata({"made by": f"a script with {KEY}"})) == where
+    assert found(table.schema.with_metadata({KEY: "yes"})) == where
+    assert found(table.schema.with_metadata(long)) == where
+    assert found(pa.schema([pa.field("a", pa.int8(), metadata=hint)])) == where
+    assert found(pa.schema([pa.field("a", pa.list_(inner))])) == where
+
+
+def picture(*, before: bytes = b"", behind: bytes = b"", after: bytes = b"", **options: object) -> bytes:
+    """A PNG with chunks before and behind its pixels, and bytes after its end."""
+    file = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(file, "png", **options)
+    data = file.getvalue()
+    first, last = data.index(b"IDAT") - 4, data.index(b"IEND") - 4
+    return data[:first] + before + data[first:last] + behind + data[last:] + after
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
+
+
+def test_a_picture_is_searched_wherever_it_may_hold_text():
+    info = PngInfo()
+    info.add_text("Comment", f"drawn by {KEY}", zip=True)
+    exif = Image.Exif()
+    exif[0x8769] = {0x9286: b"UNICODE\0" + KEY.encode("utf-16-le")}  # the user's comment
+    raw, packed = KEY.encode(), zlib.compress(f"drawn by {KEY}".encode())
+    for data in (
+        picture(pnginfo=info),
+        picture(exif=exif),
+        picture(before=chunk(b"tEXt", raw + b"\0keyword")),
+        picture(behind=chunk(b"tEXt", b"Comment\0" + raw)),
+        picture(behind=chunk(b"iTXt", b"Comment\0\1\0en\0\0" + packed)),
+        picture(before=chunk(b"iCCP", b"icc\0\0" + packed)),
+        picture(behind=chunk(b"prVt", raw)),
+        picture(after=raw),
+        picture(after=KEY.encode("utf-16")),
+        picture(after=KEY.encode("utf-16-be")),
+    ):
+        assert leaks.in_file(data, "assets/x.png") == [leaks.Leak("assets/x.png", "an API key (sk-…)")]
+    pixels = chunk(b"IDAT", zlib.compress(b"", 0) + raw)  # what is drawn is not text
+    assert leaks.in_file(picture(behind=pixels), "assets/x.png") == []
+    assert leaks.in_file(picture(before=b"\xff\xff\xff\xffdamaged"), "assets/x.png") == []
+
+
+def test_of_weights_the_header_is_searched_and_not_what_follows(tmp_path):
+    path = tmp_path / "model.safetensors"
+    for said, behind, shapes in ((KEY, "", ["an API key (sk-…)"]), ("pt", KEY, [])):
+        header = json.dumps({"__metadata__": {"format": said}}).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header + behind.encode())
+        assert [leak.shape for leak in leaks.in_file(path, path.name)] == shapes
+
+
+@pytest.mark.parametrize("between", [" ", '", "', "\n"])
+def test_a_secret_is_found_anywhere_in_a_long_text_and_random_data_is_none(between: str):
+    words = between.join(f"word{i}" for i in range(4000))
+    for near in range(7950, 8050, 5):  # wherever the pieces end that it is searched in
+        at = words.index(between, near) + len(between)
+        text = f"{words[:at]}'api_key': '0123456789abcdef0123456789abcdef'{between}{words[at:]}"
+        assert [leak.shape for leak in leaks.in_text(text, "x")] == ["a named key"]
+    chance = random.Random(0)
+    blobs = (
+        "A" + base64.urlsafe_b64encode(chance.randbytes(300)).decode() for _ in range(1000)
+    )  # too long for a token
+    assert leaks.in_text(words + between.join(blobs), "x") == []
 
 
 @pytest.mark.slow

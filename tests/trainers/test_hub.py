@@ -175,6 +175,55 @@ print(json.dumps([[[e.dataset_id, e.task_id, e.value, e.dataset_revision] for e 
     assert not [task for _, task, *_ in ours if task.startswith("train_")]
 
 
+def test_a_secret_in_any_file_of_a_model_or_in_the_message_stops_its_release(walked: dict[str, Any], hub: Any):
+    """Each file in turn, in one process; nothing is asked of the Hub that changes anything."""
+    run, name, key = walked["root"] / "rm", hub.repo("leaky"), "sk-proj-" + "Ab1_" * 8
+    code = f"""
+import json, shutil
+from pathlib import Path
+from sotopia_rl_data.errors import SecretsFound
+from sotopia_rl_data.trainers.api import release
+run, key, told = Path({str(run)!r}), {key!r}, {{}}
+def stopped(folder, message=""):
+    try:
+        return release(folder, {name!r}, message=message)["state"]
+    except SecretsFound as error:
+        return [error.message, error.hint]
+told["the message"] = stopped(run, f"by {{key}}")
+for path in sorted(run.iterdir()):
+    if path.is_dir() or path.name in ("run.json", "README.md"):
+        continue
+    copy = run.with_name("leaky")
+    shutil.copytree(run, copy)
+    data = path.read_bytes()
+    if path.suffix == ".safetensors":
+        size = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:8 + size])
+        header["__metadata__"] = {{"format": "pt", "by": key}}
+        text = json.dumps(header).encode()
+        (copy / path.name).write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size:])
+    elif path.suffix == ".json":
+        (copy / path.name).write_text(json.dumps(json.loads(data) | {{"by": key}}))
+    else:
+        (copy / path.name).write_bytes(data + key.encode())
+    told[path.name] = stopped(copy)
+    shutil.rmtree(copy)
+print(json.dumps(told))
+"""
+    hub.server.log()
+    told = hub.run.python(code)
+    unpublished = {file for file, said in told.items() if said in ("published", "already published")}
+    assert unpublished == {"training_args.bin"}
+    for file, said in told.items():
+        if file not in unpublished:
+            assert said == [
+                f"{name}@v1.0.0 contains what looks like a secret: {file}: an API key (sk-…).",
+                "revoke them, take them out of the run's folder, and release it again in Python: "
+                f"sotopia_rl_data.trainers.api.release(RUN, '{name}')",
+            ]
+    assert {"the message", "model.safetensors", "tokenizer.json", "config.json", "metrics.png"} <= told.keys()
+
+
 @pytest.mark.parametrize("fault", [{"path": "/commit/"}, {"path": "/tag/"}, {"path": "/commit/", "after": True}])
 def test_a_push_that_is_broken_off_is_finished_and_nothing_is_done_twice(
     walked: dict[str, Any], hub: Any, fault: dict[str, Any]
