@@ -19,11 +19,13 @@ from pathlib import Path
 from string import Template
 
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.hub import leaks
 from sotopia_rl_data.refs import is_path
 from sotopia_rl_data.secrets import redact
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PORT = 7860  # where a Space listens
+_OWN = ("app.py", "requirements.txt", "README.md", PACKAGE.name)  # what a Space has at its top
 
 
 def write_space(folder: Path, options: Sequence[str]) -> list[Path]:
@@ -31,12 +33,14 @@ def write_space(folder: Path, options: Sequence[str]) -> list[Path]:
     top. Files that the options name are copied beside `app.py`.
 
     Raises UsageError where the folder is not empty, or an option names a folder or a plug-in of this machine, or
-    nothing at all, or contains a key or password.
+    nothing at all, or contains a key or password; SecretsFound where a file that would be copied does.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already.", "name a folder that is new or empty")
     copied: dict[str, Path] = {}
     kept = [_kept(word, copied) for word in options]
+    secrets = [leak for name, path in copied.items() for leak in leaks.in_file(path, name)]
+    leaks.check(secrets, "The Space", "take them out of the files, and give the Space its keys as secrets")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as work:
         beside = Path(work) / folder.name
@@ -62,7 +66,7 @@ def _kept(word: str, copied: dict[str, Path]) -> str:
         )
     if Path(value).is_file() and value:
         name = Path(value).name
-        if name in ("app.py", "requirements.txt", "README.md") or copied.get(name, Path(value)) != Path(value):
+        if name in _OWN or copied.get(name, Path(value)) != Path(value):
             raise UsageError(f"The Space already has a file called {name}.", f"give {value} another name")
         copied[name] = Path(value)
         return f"{option}{equals}{name}"

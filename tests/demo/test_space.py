@@ -21,7 +21,7 @@ pytest.importorskip("gradio", reason="needs the demo extra: pip install -e '.[de
 
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.demo.space import write_space
-from sotopia_rl_data.errors import SotopiaDataError, UsageError
+from sotopia_rl_data.errors import SecretsFound, SotopiaDataError, UsageError
 
 TALK = """
 import sys
@@ -64,6 +64,7 @@ def test_what_a_space_cannot_have_is_refused_and_nothing_is_left(tmp_path: Path,
     (tmp_path / "policy.py").write_text("")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "app.py").write_text("mine")
+    (tmp_path / "full" / "sotopia_rl_data").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
     for folder, options, wrong in (
         ("full", [], "full is there already"),
@@ -74,12 +75,41 @@ def test_what_a_space_cannot_have_is_refused_and_nothing_is_left(tmp_path: Path,
         ("space", ["--policy", "policy.py:Mine"], "cannot read policy.py"),
         ("space", ["--policy", "openai:m@http://me:hunter2@host/v1"], "[hidden]@host/v1 contains a key or password"),
         ("space", ["--prices", "full/app.py"], "a file called app.py"),
+        ("space", ["--scenarios", "full/sotopia_rl_data"], "a file called sotopia_rl_data"),
         ("space", ["--reward-model", "./nun"], "There is no ./nun."),
         ("space", ["--policy=transformers:../nun+./run"], "There is no ../nun."),
     ):
         with pytest.raises(UsageError, match=re.escape(wrong)):
             write_space(tmp_path / folder, options)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_secret_in_a_copied_file_or_after_key_stops_a_space_and_the_name_of_a_variable_does_not(
+    tmp_path: Path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    key = "sk-proj-" + "Ab1_" * 8
+    (tmp_path / "mine.yaml").write_text(f"- scenario: a key, {key}\n")
+    (tmp_path / "wide.yaml").write_text(f"- scenario: a key, {key}\n", "utf-16")
+    before = sorted(tmp_path.iterdir())
+    for options, told in (
+        (["--scenarios", "mine.yaml"], "mine.yaml: an API key (sk-…)"),
+        (["--prices=./wide.yaml"], "wide.yaml: an API key (sk-…)"),
+    ):
+        with pytest.raises(SecretsFound) as stopped:
+            write_space(tmp_path / "space", options)
+        assert stopped.value.message == f"The Space contains what looks like a secret: {told}."
+        assert sorted(tmp_path.iterdir()) == before
+    for words, error in (
+        (["--scenarios", "mine.yaml"], SotopiaDataError),
+        (["--key", "localhost:8000=hunter2xQ9k"], UsageError),
+    ):
+        done = CliRunner().invoke(cli, ["demo", *words, "--space", "space"], standalone_mode=False)
+        assert isinstance(done.exception, error)
+        assert sorted(tmp_path.iterdir()) == before
+    options = ["--key", "localhost:8000=LAB_KEY", "--key=10.0.0.7:8000=K8S_TOKEN_9"]
+    write_space(tmp_path / "space", options)
+    assert options_of(tmp_path / "space") == options
 
 
 @pytest.mark.parametrize("words", [["--policy", "transformers:org/m"], ["--policy=transformers:org/m"]])
