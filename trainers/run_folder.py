@@ -19,9 +19,13 @@ from typing import Any
 from sotopia_rl_data import locks
 from sotopia_rl_data.errors import InputError, NotFound, UsageError
 from sotopia_rl_data.formats import RUN_FORMAT, RUN_VERSION, check_number
+from sotopia_rl_data.json_objects import is_deep
 
 RUN, METRICS, PLOT = "run.json", "metrics.jsonl", "metrics.png"
 HELD_OUT = "held_out.jsonl"  # by evaluation: each held-out prompt's reward, and what a judge says
+KINDS = ("rm", "sft", "dpo", "grpo")
+_OBJECTS = ("config", "cut", "dropped", "metrics", "rows")
+_OBJECTS_OR_NULL = ("best", "head", "held_out", "merged", "packages", "packing", "pairs", "release", "reward_model")
 _TAKEN: dict[Path, int] = {}  # the folders that this process trains into, and the handle of each one's lock
 
 
@@ -93,14 +97,14 @@ class RunFolder:
     def read(self) -> dict[str, Any]:
         """What `run.json` holds. Raises NotFound, InputError, and StoreError where a newer version wrote it."""
         try:
-            record = json.loads((self.path / RUN).read_text(encoding="utf-8"))
+            record: dict[str, Any] = json.loads((self.path / RUN).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise NotFound(f"{self.path} is not a run: it has no {RUN}.", "name a folder that `train` wrote") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{self.path / RUN} is damaged: {error}.", "train again") from error
         if isinstance(record, dict):
             check_number(record.get(RUN_VERSION), RUN_FORMAT, self.path / RUN)
-        if not isinstance(record, dict) or not {"kind", "model", "dataset"} <= record.keys():
+        if is_deep(record) or not _is_record(record):
             raise InputError(f"{self.path / RUN} is not the record of a run.", "name a folder that `train` wrote")
         return record
 
@@ -205,6 +209,21 @@ def plain(value: Any) -> Any:
     if isinstance(value, bool | int | str):
         return value.value if isinstance(value, Enum) else value
     return None if value is None else str(value)
+
+
+def _is_record(value: Any) -> bool:
+    """Whether a value has what every record of a run has, and no text or list where its readers look for an object."""
+    if not isinstance(value, dict) or value.get("kind") not in KINDS or not isinstance(value.get("model"), str):
+        return False
+    dataset, metrics = value.get("dataset"), value.get("metrics", {})
+    return (
+        isinstance(dataset, dict)
+        and all(isinstance(dataset.get(name), str) for name in ("name", "version", "digest"))
+        and all(isinstance(value.get(name, {}), dict) for name in _OBJECTS)
+        and all(isinstance(value.get(name) or {}, dict) for name in _OBJECTS_OR_NULL)
+        and all(isinstance(of, dict) for of in metrics.values())
+        and all(number is None or isinstance(number, int | float) for of in metrics.values() for number in of.values())
+    )
 
 
 def _row(text: str) -> dict[str, Any] | None:

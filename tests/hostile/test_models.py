@@ -1,4 +1,5 @@
-"""What a stranger sends as a model: its own Python is never run, and a "y" on stdin changes nothing."""
+"""What a stranger sends as a model: its own Python is never run, and a "y" on stdin changes nothing; what is damaged is
+refused with a sentence."""
 
 # ruff: noqa: E402  (nothing below can be imported without the train extra)
 
@@ -7,6 +8,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -68,6 +70,40 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert "bug" not in sentence
     assert "hint: " in told.err
     return sentence
+
+
+PINNED = {"name": "a", "version": "v1.0.0", "digest": "d"}
+RECORDS = {
+    "deep": "[" * 100_000,
+    "deep in an object": f'{{"kind": "rm", "a": {"[" * 500 + "]" * 500}}}',
+    "numbers": json.dumps({"kind": 5, "model": 5, "dataset": 5}),
+    "an unknown kind": json.dumps({"kind": "evil", "model": "m", "dataset": PINNED}),
+    "a list for a kind": json.dumps({"kind": ["rm"], "model": "m", "dataset": PINNED}),
+    "objects": json.dumps({"kind": "rm", "model": {}, "dataset": {}}),
+    "a list": json.dumps({"kind": "sft", "model": "m", "dataset": []}),
+    "no digest": json.dumps({"kind": "sft", "model": "m", "dataset": {**PINNED, "digest": None}}),
+    "a number for settings": json.dumps({"kind": "rm", "model": "m", "dataset": PINNED, "config": 5}),
+    "null for rows": json.dumps({"kind": "rm", "model": "m", "dataset": PINNED, "rows": None}),
+    "text for a release": json.dumps({"kind": "rm", "model": "m", "dataset": PINNED, "release": "x"}),
+    "a list of metrics": json.dumps({"kind": "rm", "model": "m", "dataset": PINNED, "metrics": [1]}),
+    "text for a metric": json.dumps({"kind": "rm", "model": "m", "dataset": PINNED, "metrics": {"test": {"mse": "x"}}}),
+}
+
+
+@pytest.mark.parametrize("record", RECORDS.values(), ids=RECORDS)
+@pytest.mark.parametrize("command", ["inspect ./evil", "inspect ./evil --json", "merge ./evil --output ./merged"])
+def test_a_record_of_a_run_that_is_none_is_a_sentence(
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    record: str,
+    command: str,
+):
+    (change(tmp_path / "evil", of=root / "rm") / "run.json").write_text(record, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert re.match(r"error: evil/run\.json is (damaged: |not the record of a run\.)", refused(command.split(), capsys))
+    assert not (tmp_path / "merged").exists()
 
 
 COMMANDS = {
