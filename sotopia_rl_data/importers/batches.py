@@ -35,6 +35,7 @@ from sotopia_rl_data.schema import Attribution, Episode, Failure, environment_of
 from sotopia_rl_data.store.stage import Stage
 
 BATCH = 128
+LONG_ROWS = 64 << 20  # characters of training rows that are a batch, however few
 LABELS = 64  # this many attributions take about as much memory as one episode
 KEPT_FAILURES = 100
 USUAL_SENTINEL = -1.0  # what sotopia-rl writes for "no label", where it is not a reward
@@ -106,6 +107,7 @@ class Batches:
     environments: set[str] = field(default_factory=set)  # of the first thousand; more fill every split
     _episodes: list[Episode] = field(default_factory=list)
     _training_rows: list[TrainingRow] = field(default_factory=list)
+    _characters: int = 0  # in the training rows of this batch
     _labels: list[Attribution | Failure] = field(default_factory=list)  # labels of the episodes in this batch
     _unread: list[Failure] = field(default_factory=list)  # records that belong to no episode
     _hashes: dict[str, bytes] = field(default_factory=dict)  # the content hash of every episode so far, by its id
@@ -124,12 +126,14 @@ class Batches:
             if self._keeping and label is not None:
                 self._labels.append(label)
             return
-        if max(len(self._episodes), len(self._training_rows), len(self._unread), len(self._labels) // LABELS) >= BATCH:
+        most = max(len(self._episodes), len(self._training_rows), len(self._unread), len(self._labels) // LABELS)
+        if most >= BATCH or self._characters >= LONG_ROWS:
             self._flush()
         if isinstance(item, Episode):
             self._add_episode(item, record)
         elif isinstance(item, TrainingRow):
             self._training_rows.append(self._without_sentinel(item))
+            self._characters += len(item.completion) + sum(len(message["content"]) for message in item.prompt)
         elif isinstance(item, Failure):
             self._unread.append(item)
 
@@ -195,6 +199,7 @@ class Batches:
             self.counts["shared labels"] += shared
         self.rejected += failures[: KEPT_FAILURES - len(self.rejected)]
         self._episodes, self._training_rows, self._labels, self._unread = [], [], [], []
+        self._characters = 0
 
     def _flush_episodes(self) -> dict[str | None, str]:
         """Write the episodes that `where` keeps, and return their splits by episode id."""

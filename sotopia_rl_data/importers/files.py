@@ -49,12 +49,12 @@ _NO_FORMAT = "its records are of none of the formats"
 class Source:
     """One file to read. `label` is its name in failures: the path below the folder that was named, never more.
 
-    `depth` is the number of containers above the records of a JSON document. `keyed`: the records are under keys, as
-    in a dump of a database; `listed`: they are in a list, which `within` names by the keys above it; `across`: they
-    are the rows of an object of columns. `profiles` is the folder with the profiles that the logs name. `columns`
-    renames keys of records ({old: new}), and `used` has those that were found. `header` has the names of the columns of
-    a table that has its format by `columns` alone. If no record has a format, `wrong` says why, `hint` what to do, and
-    `damaged` whether the reason is that the file cannot be read. `size` is in bytes.
+    `depth` is the number of containers above the records of a JSON document. `keyed`: the records are under keys, as in
+    a dump of a database; `listed`: they are in a list, which `within` names by the keys above it; `across`: they are
+    the rows of an object of columns. `profiles` is the folder with the profiles that the logs name. `columns` renames
+    keys of records ({old: new}), which are all that is kept with `only`, and `used` has those that were found. `header`
+    has the names of the columns of a table that has its format by `columns` alone. If no record has a format, `wrong`
+    says why, `hint` what to do, and `damaged` whether the reason is that the file cannot be read. `size` is in bytes.
     """
 
     path: Path
@@ -69,6 +69,7 @@ class Source:
     within: str = ""
     profiles: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict, hash=False)
+    only: bool = False
     used: set[str] = field(default_factory=set, hash=False, compare=False)
     header: tuple[str, ...] = ()
     wrong: str = ""
@@ -93,7 +94,7 @@ class Source:
     def _entries(self, meter: Metered) -> Iterator[Entry]:
         if self.layout == "arrow":
             meter.whole()
-            return stream.arrow_rows(self.path, self.label)
+            return stream.arrow_rows(self.path, self.label, self.columns if self.only else None)
         opened = meter.buffered()
         if self.layout == "lines":
             return stream.json_lines(opened, self.label)
@@ -115,12 +116,14 @@ class Source:
 
     def _renamed(self, record: Record) -> Record:
         """The record with the keys of `columns`; such a key takes the place of another with its new name."""
-        inner, columns = record.unwrapped(), self.columns
-        if not isinstance(inner.value, dict) or not columns.keys() & inner.value.keys():
+        value, columns = record.value, self.columns
+        inner = record if isinstance(value, dict) and columns.keys() & value.keys() else record.unwrapped()
+        if not isinstance(inner.value, dict) or not (self.only or columns.keys() & inner.value.keys()):
             return record
         named = {key: columns[key] for key in inner.value if key in columns}
         self.used.update(named)
         kept = {key: one for key, one in inner.value.items() if key not in named and key not in named.values()}
+        kept = {} if self.only else kept
         return replace(inner, value=kept | {new: inner.value[key] for key, new in named.items()})
 
 
@@ -152,14 +155,17 @@ class ImportPlan:
 
 
 def plan(
-    paths: Sequence[str | Path], columns: Mapping[str, str] | None = None, form: Format | None = None
+    paths: Sequence[str | Path],
+    columns: Mapping[str, str] | None = None,
+    form: Format | None = None,
+    only: bool = False,
 ) -> ImportPlan:
-    """The files of `paths`. `columns` renames keys of their records ({old: new}); `form` is their format, where it
-    shall not be detected.
+    """The files of `paths`. `columns` renames keys of their records ({old: new}), and with `only` no other key counts;
+    `form` is their format, where it shall not be detected.
 
     Raises InputError for a path that is missing, unreadable, or without anything to import.
     """
-    looked = _Look(columns or {}, form)
+    looked = _Look(columns or {}, form, only)
     sources = [source for path in paths for source in looked.path(Path(path))]
     if not sources:
         raise InputError("There is no path to import from.", _HINT)
@@ -170,12 +176,28 @@ def plan(
     return ImportPlan(tuple(usable), tuple(source.label for source in sources if not source.usable))
 
 
+def look(path: Path, label: str) -> tuple[Source, str]:
+    """A file as it is found, and the columns of its first records, as a sentence lists them."""
+    found = _Look({}, None)._file(path, label)
+    if found.damaged:
+        return found, ""
+    names: dict[str, None] = {}
+    for record, _ in itertools.islice(found.entries(Metered(path)), _FIRST_RECORDS):
+        value = record.value
+        while isinstance(value, list) and value:
+            value = value[0]
+        names |= dict.fromkeys(value if isinstance(value, dict) else ())
+    return found, _listed([*names])
+
+
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """How files are looked at: with which columns renamed, and as which format (None: it is detected)."""
+    """How files are looked at: with which columns renamed, as which format (None: it is detected), and whether no other
+    column counts."""
 
     columns: Mapping[str, str]
     form: Format | None
+    only: bool = False
 
     def path(self, path: Path) -> list[Source]:
         """The files of a path that was named."""
@@ -224,7 +246,7 @@ class _Look:
     def _file(self, path: Path, label: str) -> Source:
         """The file `path`, with its layout and format."""
         profiles = path.parent.parent if path.parent.name == episode_log.LOGS else None
-        source = Source(path, label, path.stat().st_size, profiles=profiles, columns=self.columns)
+        source = Source(path, label, path.stat().st_size, profiles=profiles, columns=self.columns, only=self.only)
         if not source.size:
             return replace(source, wrong="it is empty.", damaged=True)
         try:

@@ -88,7 +88,7 @@ def import_dataset(
     whatever committing raises. After an error the store is unchanged.
     """
     options = options or ImportOptions()
-    import_plan = plan(paths, options.columns, options.format)
+    import_plan = plan(paths, options.columns, options.format, options.only_columns)
     for source in import_plan.sources:
         log.info("%s is read as %s", source.path, source.kind)
     ref = name if isinstance(name, DatasetRef) else DatasetRef(name)
@@ -172,18 +172,19 @@ class _Import:
                 opinions=self.opinions,
                 on_progress=progress,
                 on_file=hashes.__setitem__,
+                whole_files=self.options.whole_files,
             )
             shard = self.options.shard
             for item, record in self._treated(read):
                 if shard is None or _belongs_to(shard, item):
                     batches.add(item, record)
             batches.finish()
+            self._check_map()
             if shard is not None and shard.count > 1:  # a part may be empty
                 config, empty = ("rewards", REWARDS) if is_training else ("episodes", columns)
                 stage.write(config, "train", empty.empty_table())
             elif not batches.counts["episodes"] + batches.counts["examples"]:
                 raise _nothing_imported(batches)
-            self._check_map()
             if self.check is not None:
                 self.check(None if is_training else batches.scored)
             recipe = self._recipe(is_training)

@@ -21,11 +21,11 @@ class ImportOptions:
     `where` is a DuckDB condition over the columns of `episodes` (or, for training rows, of `rewards`). `strict` makes
     the first rejected record an error. `seed` is the seed of the splits, and `split_by` says of what each belongs whole
     into one split. `columns` renames keys of the records ({old: new}), and `form` names their format where it shall not
-    be detected; `method` is that of annotated files, where neither their numbers nor their names tell it, and
-    `shared_labels` keeps a label that stands for two utterances in a row, for the later. `sentinel` is
-    the reward that stands for none in training rows. `scores` are dimensions of the
-    source's own. `license` is the data's, for the card; `pseudonymise` replaces speakers' names. `shard` is the part
-    that is imported (None: the whole).
+    be detected; `only_columns` leaves all other keys out. `method` is that of annotated files, where neither their
+    numbers nor their names tell it, and `shared_labels` keeps a label that stands for two utterances in a row, for the
+    later. `sentinel` is the reward that stands for none in training rows. `scores` are dimensions of the source's own.
+    `license` is the data's, for the card; `pseudonymise` replaces speakers' names. `shard` is the part that is imported
+    (None: the whole). `whole_files` makes a file that cannot be read to its end an error.
     """
 
     where: str | None = None
@@ -34,6 +34,7 @@ class ImportOptions:
     split_by: Literal["environment", "episode"] = "environment"
     columns: Mapping[str, str] = field(default_factory=dict)
     form: str | None = None
+    only_columns: bool = False
     method: str | None = None
     shared_labels: bool = False
     sentinel: float | None = None
@@ -41,6 +42,7 @@ class ImportOptions:
     license: str | None = None
     pseudonymise: bool = False
     shard: Shard | None = None
+    whole_files: bool = False
 
     @property
     def ranges(self) -> Ranges:

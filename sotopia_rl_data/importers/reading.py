@@ -24,6 +24,10 @@ OnProgress = Callable[[int, int], None]
 OnFile = Callable[[Source, str], None]
 
 
+class UnreadableFile(InputError):
+    """A file that cannot be read to its end."""
+
+
 def read(paths: Sequence[str | Path], *, on_progress: OnProgress | None = None) -> Iterator[Item]:
     """Every item of `paths`: files of any format, or folders of files. Memory does not grow with their size, but for
     some hundred bytes of each annotated row.
@@ -43,9 +47,11 @@ def read_plan(
     opinions: AnnotatedFiles | None = None,
     on_progress: OnProgress | None = None,
     on_file: OnFile | None = None,
+    whole_files: bool = False,
 ) -> Located:
     """Every item of the files of a plan, with its record. `ranges` are those of declared dimensions, `opinions` what is
-    known of annotated files (None: it is gathered first); `on_file` gets each file that was read, and its SHA-256."""
+    known of annotated files (None: it is gathered first); `on_file` gets each file that was read, and its SHA-256.
+    A file that cannot be read to its end gives a Failure, or with `whole_files` raises UnreadableFile."""
     done = 0
     opinions = opinions_of(import_plan) if opinions is None else opinions
 
@@ -61,7 +67,7 @@ def read_plan(
         beside = Beside(source.path.parent, _profiles(source, stored), ranges or {}, of_file)
         meter = Metered(source.path, tick)
         with closing(meter):
-            for item, record in _items(source, meter, beside):
+            for item, record in _items(source, meter, beside, whole_files):
                 if not isinstance(item, Episode):
                     yield item, record
                 elif item.too_long:
@@ -106,7 +112,7 @@ class _RecordLists:
         return self._holds[record.within]
 
 
-def _items(source: Source, meter: Metered, beside: Beside) -> Located:
+def _items(source: Source, meter: Metered, beside: Beside, whole_files: bool) -> Located:
     readers: dict[Format, Reader] = {}
     lists = _RecordLists(source)
     try:
@@ -130,6 +136,8 @@ def _items(source: Source, meter: Metered, beside: Beside) -> Located:
                 readers[form] = form.reader(beside)
             yield from readers[form].add(inner)
     except InputError as error:  # from here on the file has no record that could be named
+        if whole_files:
+            raise UnreadableFile(f"{source.label}: {error.message}") from error
         nothing = Record(None, f"{source.label}:1", b"")
         yield nothing.failure(error.message), nothing
     except OSError as error:

@@ -13,7 +13,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
@@ -127,22 +127,24 @@ def _is_text(cells: Sequence[str]) -> bool:
     return True
 
 
-def arrow_rows(path: Path, name: str) -> Iterator[Entry]:
-    """One record from each row of a Parquet file, or of an Arrow file or stream. Raises InputError where it is
-    damaged, or claims more rows or larger ones than a file of its size has."""
+def arrow_rows(path: Path, name: str, only: Container[str] | None = None) -> Iterator[Entry]:
+    """One record from each row of a Parquet file, or of an Arrow file or stream, with all columns or `only` these.
+    Raises InputError where it is damaged, or claims more rows or larger ones than a file of its size has."""
     import pyarrow as pa
 
-    count = unpacked = 0
+    count = unpacked = made = 0  # rows, and bytes as Arrow and as we have them: Arrow keeps what rows share once
     most = max(_FEW_BYTES, _MOST_TIMES * path.stat().st_size)
     try:
         for batch in _batches(path):
             unpacked += batch.nbytes
-            if unpacked > most:
-                raise InputError(f"it unpacks to more than {_MOST_TIMES:,} times its size from row {count:,} on.")
-            for start in range(0, batch.num_rows, _ROWS):
-                for row, wrong in _values(batch.slice(start, _ROWS)):
+            read = [i for i, column in enumerate(batch.schema.names) if only is None or column in only]
+            for part in _parts(batch.select(read)):
+                if max(unpacked, made) > most:
+                    raise InputError(f"it unpacks to more than {_MOST_TIMES:,} times its size from row {count:,} on.")
+                for row, wrong in _values(part):
                     yield Record(row, f"{name}[{count}]"), wrong
                     count += 1
+                    made += _size(row)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
@@ -180,17 +182,35 @@ def _packed_batches(table: Any) -> Iterator[Any]:
         yield from table.iter_batches(rows, [i], use_threads=False)
 
 
+def _parts(batch: Any) -> Iterator[Any]:
+    """The rows of a batch, the fewer at once the longer a value may be that they share."""
+    for start in range(0, batch.num_rows, _ROWS):
+        part = batch.slice(start, _ROWS)
+        rows = min(_ROWS, max(1, _AT_ONCE // max(1, part.nbytes)))
+        yield from (part.slice(i, rows) for i in range(0, part.num_rows, rows))
+
+
+def _size(value: Any) -> int:
+    """How long the texts of a value are together, in characters."""
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    if isinstance(value, list):
+        return sum(map(_size, value))
+    return len(value) if isinstance(value, str) else 0
+
+
 def _values(rows: Any) -> Iterator[tuple[Any, InputError | None]]:
     """The rows as JSON has them, each with the reason if it has a value that Python cannot have (half a character, a
     time of another era)."""
     try:
         values = rows.to_pylist()
-    except (ValueError, OverflowError) as error:
+    except (ValueError, OverflowError, KeyError) as error:
         if rows.num_rows > 1:
             for i in range(rows.num_rows):
                 yield from _values(rows.slice(i, 1))
         else:
-            yield None, InputError(f"it has a value that cannot be read: {str(error).splitlines()[0].rstrip('.')}.")
+            told = f"no time zone {error}" if isinstance(error, KeyError) else str(error).splitlines()[0].rstrip(".")
+            yield None, InputError(f"it has a value that cannot be read: {told}.")
         return
     for value in values:
         try:

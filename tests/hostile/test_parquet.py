@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -45,6 +47,21 @@ def test_rows_that_share_a_long_value_are_read_a_few_at_a_time_and_not_without_e
 
     with pytest.raises(InputError, match=r"unpacks to more than 1,000 times its size from row \d\d on"):
         assert set(read()) == {30_000_000}
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_a_text_that_lies_there_once_counts_for_each_row_that_has_it(tmp_path: Path, ending: str):
+    path = repeated("x" * 5_000_000, 300, tmp_path / "shared.parquet")
+    if ending == "arrow":
+        feather.write_feather(pq.read_table(path).combine_chunks(), tmp_path / "shared.arrow", compression="zstd")
+        path = tmp_path / "shared.arrow"
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"unpacks to more than 1,000 times its size from row 2\d\d on"):
+            assert {len(record.value["episode_id"]) for record, _ in arrow_rows(path, path.name)} == {5_000_000}
+        assert tracemalloc.get_traced_memory()[1] < 200 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_table_of_many_equal_rows_is_read_whole(tmp_path: Path):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fixtures.hub import HubToys
 
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.hub.foreign import parse_map
@@ -156,7 +159,156 @@ def test_a_repository_without_data_says_so(hub, store):
     assert "has no data files" in refused.err
 
 
-@pytest.mark.parametrize("text", ["", "a", "a=prompt", "a=prompt,b=completion,c=score", "a=prompt,b=prompt"])
+MAP = ("--map", "question=prompt,answer=completion,score=reward")
+BY_NAME = {"input": ["hello", "hello"], "output": ["yes", "no"], "value": [0.5, 1.0]}
+
+
+def planted(hub, files: dict[str, bytes]) -> str:
+    repo = hub.repo("planted")
+    hub.server.plant(repo, files)
+    return repo
+
+
+def parquet(table: pa.Table, **options: object) -> bytes:
+    data = io.BytesIO()
+    pq.write_table(table, data, **options)
+    return data.getvalue()
+
+
+def with_column(column: pa.Array) -> bytes:
+    return parquet(pa.table(BY_NAME).append_column("more", column))
+
+
+def repeated(text: str, rows: int) -> bytes:
+    """Parquet in which every row has this text, which lies there once."""
+    places = pa.array([0] * rows, pa.int32())
+    columns = {"input": [text], "output": ["b"], "value": [0.5]}
+    table = pa.table({name: pa.DictionaryArray.from_arrays(places, one) for name, one in columns.items()})
+    return parquet(table, dictionary_pagesize_limit=1 << 30, compression="zstd")
+
+
+def test_the_cells_of_a_csv_are_numbers_where_the_map_says_reward(hub, store):
+    repo = planted(hub, {"d.csv": b"question,answer,score\nhow are you,fine,0.5\nwho,me,\nwhat,[INST] it,-2\n"})
+    hub.run("pull", repo, *MAP, "--store", store.root)
+    assert rewards_of(hub, repo, store) == [
+        {"asked": "what", "answered": "[INST] it", "reward": -2.0},
+        {"asked": "how are you", "answered": "fine", "reward": 0.5},
+        {"asked": "who", "answered": "me", "reward": None},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("csv", "reason"),
+    [
+        ("question,reply\nhow are you,fine\n", "no record has anything in the column 'answer', which --map names."),
+        (
+            "question,answer,score\nhow are you,fine,good\n",
+            "none of 1 records could be imported; d.csv:2: `reward` is 'good', not a number.",
+        ),
+    ],
+)
+def test_of_a_map_that_imports_nothing_the_columns_and_what_is_wrong_are_told(hub, store, csv, reason):
+    repo = planted(hub, {"d.csv": csv.encode()})
+    refused = hub.run("pull", repo, *MAP, "--store", store.root, check=False)
+    columns = csv.partition("\n")[0].replace(",", ", ")
+    assert refused.code == 1
+    assert f"error: The rows of {repo} (d.csv) have the columns {columns}: {reason}\n" in refused.err
+    assert "say which columns are what with --map" in refused.err
+    assert store.names() == []
+
+
+def test_with_a_map_no_other_column_counts(hub, store):
+    row = {"question": "hello", "answer": "yes", "reward": "high", "label": "spam", "environment_id": 1.5, "key": "k"}
+    table = pa.table({name: [cell] for name, cell in row.items()} | {"picture": [b"\xff\xfe"]})
+    repo = planted(hub, {"a.jsonl": json.dumps(row | {"value": 1}).encode(), "b.parquet": parquet(table)})
+    hub.run("pull", repo, "--map", "question=prompt,answer=completion", "--store", store.root)
+    assert rewards_of(hub, repo, store) == [{"asked": "hello", "answered": "yes", "reward": None}] * 2
+
+
+def test_rows_that_cannot_be_read_are_failures_with_a_map_too_and_are_told(hub, store):
+    good = json.dumps({"question": "hello", "answer": "yes", "score": 1})
+    repo = planted(hub, {"data/a.jsonl": f"{good}\n{{broken\n".encode()})
+    pulled = hub.run("pull", repo, *MAP, "--store", store.root)
+    told = "data/a.jsonl:2: not JSON: Expecting property name enclosed in double quotes at character 2."
+    assert f"1 rows of `failures` say what was not read; {told}" in pulled.err
+    asked = ("query", repo, "SELECT source FROM failures", "--store", store.root, "--json")
+    assert json.loads(hub.run(*asked).out) == [{"source": "data/a.jsonl:2"}]
+
+
+MANY = repeated("a", 2_000_000)
+DAMAGED = {
+    "gzip": (b"\x1f\x8b\x08\0garbage", "its gzip packing is damaged from here on."),
+    "a header": (b"input,input,output\na,b,c\n", "its header names the column 'input' twice"),
+    "a ZIP archive": (b"PK\x03\x04garbage", "it is a ZIP archive"),
+    "numbers": (b"[1, 2]", "its records are of none of the formats."),
+    "Parquet, garbage": (b"PAR1" + bytes(range(256)) + b"PAR1", "it cannot be read from row 0 on"),
+    "Parquet, cut": (parquet(pa.table(BY_NAME))[:-9], "it cannot be read from row 0 on"),
+    "Parquet, a page": (b"PAR1" + bytes(30) + parquet(pa.table(BY_NAME))[34:], "it cannot be read from row 0 on"),
+    "Parquet, no rows": (parquet(pa.table(BY_NAME).slice(0, 0)), "it has no records."),
+    "Parquet, many rows": (MANY, f"its {len(MANY):,} bytes claim 2,000,000 rows"),
+}
+
+
+@pytest.mark.parametrize("columns", [(), ("--map", "input=prompt,output=completion")])
+@pytest.mark.parametrize(("data", "said"), DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_file_is_named_and_so_is_how_to_leave_it_out(hub, store, data, said, columns):
+    name = "data.csv" if data.startswith(b"input") else "data.parquet" if data.startswith(b"PAR1") else "data.json"
+    repo = planted(hub, {name: data})
+    refused = hub.run("pull", repo, *columns, "--store", store.root, check=False)
+    assert refused.code == 1
+    assert f"error: {repo}: {name}: {said}" in refused.err
+    assert "leave it out with --file GLOB" in refused.err
+    assert store.names() == []
+
+
+def test_a_file_that_breaks_off_is_refused_and_without_it_the_others_are_pulled(hub, store):
+    rows = [{"input": f"{i}", "output": random.Random(i).randbytes(500).hex()} for i in range(5_000)]
+    packed = gzip.compress("\n".join(map(json.dumps, rows)).encode())
+    repo = planted(hub, {"bad.json": packed[:-1_000_000], "good.json": json.dumps(rows[:2]).encode()})
+    refused = hub.run("pull", repo, "--store", store.root, check=False)
+    assert refused.code == 1
+    assert f"error: {repo}: bad.json: its gzip packing is damaged from here on." in refused.err
+    assert store.names() == []
+    hub.run("pull", repo, "--file", "good*", "--store", store.root)
+    assert len(rewards_of(hub, repo, store)) == 2
+
+
+STRANGE = {
+    "bytes": pa.array([b"\xff", None]),
+    "not UTF-8": pa.Array.from_buffers(pa.string(), 2, pa.array([b"\xff", b"ok"]).buffers()),
+    "a far time": pa.array([2**62, None], pa.timestamp("us")),
+    "a far day": pa.array([2**31 - 1, None], pa.int32()).cast(pa.date32()),
+    "an unknown time zone": pa.array([1, None], pa.timestamp("us", "Nowhere/Place")),
+}
+
+
+@pytest.mark.parametrize("column", STRANGE.values(), ids=STRANGE)
+def test_a_value_that_nobody_can_read_costs_its_row_and_nothing_where_the_map_leaves_it_out(hub, store, column):
+    repo = planted(hub, {"data.parquet": with_column(column)})
+    mapped = ("--map", "input=prompt,output=completion,value=reward")
+    hub.run("pull", repo, *mapped, "--store", store.root / "mapped")
+    assert len(rewards_of(hub, repo, Store(store.root / "mapped"))) == 2
+    pulled = hub.run("pull", repo, "--store", store.root)
+    assert "1 rows of `failures` say what was not read; data.parquet[0]: it h" in pulled.err
+    assert [row["answered"] for row in rewards_of(hub, repo, store)] == ["no"]
+
+
+@pytest.mark.slow
+def test_rows_that_share_a_long_text_are_refused_in_little_memory(tmp_path):
+    hub = HubToys(tmp_path, xet=False)
+    try:
+        repo = planted(hub, {"data.parquet": repeated("x" * 20_000_000, 60)})
+        refused = hub.run("pull", repo, "--store", tmp_path / "store", check=False)
+        assert f"error: {repo}: data.parquet: it unpacks to more than 1,000 times its size" in refused.err
+        assert hub.run.most_memory() < 1 << 30
+        assert Store(tmp_path / "store").names() == []
+    finally:
+        hub.stop()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "a=prompt", "a=prompt,b=completion,c=score", "a=prompt,b=prompt", "a=prompt,a=completion"]
+)
 def test_a_map_names_prompt_and_completion(text):
     with pytest.raises(UsageError, match="not a map of columns"):
         parse_map(text)
@@ -175,16 +327,13 @@ def test_a_map_is_read():
     [
         ["../data.jsonl"], ["/data.jsonl"], ["a/../data.jsonl"], ["a//data.jsonl"], ["./data.jsonl"], ["*.jsonl"],
         ["[a].jsonl"], ["a\\b.jsonl"], ["a\nb.jsonl"], ["\x1b[31m.jsonl"], [" data.jsonl"], ["x" * 600 + ".jsonl"],
-        ["a.csv", "a.csv.jsonl"],
     ],
 )  # fmt: skip
 def test_a_path_that_is_more_than_a_path_is_refused(hub, store, tmp_path, names):
     repo = hub.repo("paths")
     hub.server.plant(repo, dict.fromkeys(names, b'{"input": "Be Mia.", "output": "hello"}\n'))
     refused = hub.run("pull", repo, "--store", store.root, check=False)
-    said = "is not a plain relative path" if len(names) == 1 else "would get the name of the second"
-    if names[0][0] == ".":
-        said = "has no data files"
+    said = "has no data files" if names[0][0] == "." else "is not a plain relative path"
     assert (refused.code, said in refused.err) == (1, True), refused.err
     assert list(tmp_path.rglob("*.jsonl")) == []
     assert store.names() == []

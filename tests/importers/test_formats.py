@@ -246,6 +246,13 @@ def test_a_label_is_a_reward_in_every_spelling_and_another_word_is_listed(tmp_pa
     assert row.reward == 1.0
 
 
+def test_a_cell_that_begins_with_a_bracket_and_holds_no_messages_is_a_text(tmp_path):
+    path = tmp_path / "a.csv"
+    cells = ["[INST] Hi [/INST]", '[{"role": "user", "content": "Hi"}]']
+    path.write_text(csv_text([{"prompt": cell, "completion": "c"} for cell in cells]))
+    assert [row.prompt[0]["content"] for row in read([path])] == ["[INST] Hi [/INST]", "Hi"]
+
+
 def test_a_completion_that_calls_a_tool_is_listed_and_not_an_empty_text(tmp_path):
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
     (refused,) = failures(lines(tmp_path / "a.jsonl", {"prompt": "p", "completion": [call]}))

@@ -9,6 +9,7 @@ A conversation of several messages may stand for a text; its last message is the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from sotopia_rl_data.importers.record import Record, identifier, kind, mapping, 
 from sotopia_rl_data.schema import Message
 
 Messages = tuple[Message, ...]
+_LIST = re.compile(r"\s*\[\s*[{\]]")  # a text may begin with "[INST]"
 
 
 def read_completion(record: Record) -> list[TrainingRow]:
@@ -85,7 +87,7 @@ def _example(row: Mapping[str, Any], prompt: Messages, completion: str, reward: 
 def _messages(record: Record, key: str, role: str) -> Messages:
     """The messages under `key`; a text is one message of this role. Raises InputError."""
     value = record.value.get(key)
-    if record.cells and isinstance(value, str) and value.lstrip()[:1] == "[":
+    if record.cells and isinstance(value, str) and _LIST.match(value):
         value = nested(value, f"`{key}`")
     if isinstance(value, str):
         if not value and role == "user":
