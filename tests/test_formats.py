@@ -197,7 +197,7 @@ def test_a_newer_note_of_where_a_version_is_published_is_a_sentence(tmp_path: Pa
 
 def test_a_newer_run_of_a_trainer_is_a_sentence(tmp_path: Path):
     folder = RunFolder(tmp_path)
-    record = {"kind": "rm", "model": "m", "dataset": {}}
+    record = {"kind": "rm", "model": "m", "dataset": {"name": "a", "version": "v1.0.0", "digest": "d"}}
     folder.write(record | {"run_version": 1})
     assert folder.read() == record | {"run_version": 1}
     folder.write(record | {"run_version": 2})

@@ -25,7 +25,7 @@ from torch import nn
 
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.trainers.encoding import load_tokenizer
-from sotopia_rl_data.trainers.modeling import fingerprint, loading_errors, resolve_dtype
+from sotopia_rl_data.trainers.modeling import check_patterns, fingerprint, loading_errors, resolve_dtype
 from sotopia_rl_data.trainers.reward_model.head import KEY, RewardHead
 from sotopia_rl_data.trainers.reward_model.model import RewardModel
 from sotopia_rl_data.trainers.run_folder import RunFolder
@@ -141,6 +141,8 @@ def _policy(folder: Path) -> tuple[nn.Module, Any, dict[str, Any]]:
 
     base = base_of(folder)
     name, revision = base or (str(folder), None)
+    check_patterns(str(folder))
+    check_patterns(name, revision)
     model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=torch.float32, trust_remote_code=False)
     if base:
         from peft import PeftModel

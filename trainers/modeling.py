@@ -9,6 +9,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from sotopia_rl_data.asking.local import check_adapter_settings
 from sotopia_rl_data.code import check_installed
 from sotopia_rl_data.errors import InputError, NotFound, SotopiaDataError, UsageError
 from sotopia_rl_data.hashing import sha256_of
@@ -66,6 +67,7 @@ def load_causal(config: PolicySFTConfig | PolicyDPOConfig | PolicyGRPOConfig) ->
     name, revision = split_revision(config.model)
     set_seed(config.seed)
     with loading_errors(config.model):
+        check_patterns(name, revision)
         return AutoModelForCausalLM.from_pretrained(
             name,
             revision=revision,
@@ -83,6 +85,8 @@ def loading_errors(name: str) -> Iterator[None]:
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # a config within a config is asked about in spite of our "no"
     try:
         yield
+    except (SotopiaDataError, MemoryError):
+        raise
     except (OSError, ValueError, KeyError) as error:
         from sotopia_rl_data.hub.client import why_not_found
 
@@ -91,7 +95,7 @@ def loading_errors(name: str) -> Iterator[None]:
                 f"The model {name!r} cannot be loaded: it brings Python code of its own, which is never run.",
                 "name a model whose config.json has no auto_map",
             ) from error
-        reason = why_not_found(split_revision(name)[0], error) or first_line(error).rstrip(".")
+        reason = why_not_found(split_revision(name)[0], error) or first_line(error).rstrip(".: ")
         if isinstance(error, KeyError):
             reason = f"one of its files has no {reason}"
         hint = "name a folder that `train` wrote, as in ./runs/rm, or a model of the Hub"
@@ -102,8 +106,13 @@ def loading_errors(name: str) -> Iterator[None]:
                 f"The model {name!r} cannot be loaded: one of its files is damaged ({first_line(error).rstrip('.')}).",
                 "bring it here again, or name another model",
             ) from error
-        if type(error) is not RuntimeError:  # a subclass is an accelerator's error, such as out of memory
-            raise
+        if isinstance(error, RuntimeError) and type(error) not in (RuntimeError, NotImplementedError):
+            raise  # a subclass is an accelerator's error, such as out of memory
+        if type(error) is not RuntimeError:
+            raise InputError(
+                f"The model {name!r} cannot be loaded: {first_line(error).rstrip('.: ')}.",
+                "bring it here again, or name another model",
+            ) from error
         raise InputError(
             f"The weights of {name!r} do not have the shapes of the model that they are loaded into.",
             "name the base model of these weights",
@@ -132,6 +141,13 @@ def settings_errors() -> Iterator[None]:
         ) from error
 
 
+def check_patterns(name: str, revision: str | None = None) -> None:
+    """Raises ValueError where an adapter in a folder or repository, which transformers loads too, has an expression."""
+    from transformers.utils import find_adapter_config_file
+
+    check_adapter_settings(find_adapter_config_file(name, revision=revision))
+
+
 def check_adapter(name: str, revision: str | None, task: str, hint: str) -> None:
     """Raises InputError where the adapter was trained for another task than `task`, NotFound where there is none.
 
@@ -140,6 +156,7 @@ def check_adapter(name: str, revision: str | None, task: str, hint: str) -> None
     from peft import PeftConfig
 
     with loading_errors(name):
+        check_patterns(name, revision)
         trained_for = PeftConfig.from_pretrained(name, revision=revision).task_type
     if trained_for != task and not (trained_for is None and task == "SEQ_CLS"):
         raise InputError(f"The adapter {name} was trained for {trained_for}; one for {task} is needed.", hint)

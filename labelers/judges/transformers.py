@@ -12,7 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sotopia_rl_data.asking.local import MAX_TOKENS, Loaded, LocalModel, check_sampling, fingerprint
+from sotopia_rl_data.asking.local import (
+    MAX_TOKENS,
+    Loaded,
+    LocalModel,
+    check_adapter_settings,
+    check_sampling,
+    fingerprint,
+)
 from sotopia_rl_data.asking.providers import sampling_of
 from sotopia_rl_data.code import check_installed
 from sotopia_rl_data.errors import AskingError, NotFound, UsageError
@@ -70,6 +77,7 @@ def load_causal_model(base: str, adapter: str = "") -> Loaded:
     the GPU where there is one. Raises OSError where there is no such model."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, dynamic_module_utils
+    from transformers.utils import find_adapter_config_file
 
     from sotopia_rl_data.hub.client import quiet, why_not_found
 
@@ -79,6 +87,8 @@ def load_causal_model(base: str, adapter: str = "") -> Loaded:
     try:
         beside = adapter if has_tokenizer else base
         tokenizer: Any = AutoTokenizer.from_pretrained(beside, padding_side="left", trust_remote_code=False)
+        for name in (base, adapter):
+            check_adapter_settings(find_adapter_config_file(name) if name else None)
         model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto", trust_remote_code=False)
     except OSError as error:
         raise OSError(why_not_found(base, error) or str(error)) from error

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import math
 import random
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +30,8 @@ _GATHER_S = 0.02  # how long a batch waits for more requests to join it
 _PEEKS, _PEEK = 256, 1 << 14  # a fingerprint reads 256 places of each file, 16 KiB at each
 _WRONG = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError)
 
+_PLAIN = re.compile(r"[\w.^$\\-]*")  # a pattern without a part that could be tried in many ways
+
 Loaded = tuple[Any, Any]
 """A tokenizer that pads on the left, and a causal model on its device."""
 
@@ -40,6 +44,18 @@ def check_sampling(sampling: Mapping[str, Any] | None) -> None:
             f"A local model takes no {unknown[0]!r}: its parameters are {', '.join(_PARAMETERS)}.",
             f"leave {unknown[0]} out",
         )
+
+
+def check_adapter_settings(path: str | Path | None) -> None:
+    """Raises ValueError where an `adapter_config.json` names modules by an expression that may be tried without end.
+    PEFT reads texts, and the keys of `rank_pattern` and `alpha_pattern`, as expressions; a list is of plain names."""
+    settings = json.loads(Path(path).read_text(encoding="utf-8")) if path else None
+    for name, value in settings.items() if isinstance(settings, dict) else ():
+        if name.endswith(("modules", "pattern")):
+            is_read = isinstance(value, dict) or name == "layers_pattern"
+            patterns = [value] if isinstance(value, str) else list(value or ()) if is_read else []
+            if not all(_PLAIN.fullmatch(str(pattern)) for pattern in patterns):
+                raise ValueError(f"its {name} must be a list of names, not an expression")
 
 
 def fingerprint(folder: Path) -> str:

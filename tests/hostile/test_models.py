@@ -21,10 +21,14 @@ pytest.importorskip("trl", reason="needs the train extra: pip install -e '.[trai
 pytestmark = pytest.mark.train
 
 from fixtures.training import make_dataset
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
+from sotopia_rl_data.asking.local import check_adapter_settings
 from sotopia_rl_data.cli import program
+from sotopia_rl_data.errors import InputError, NotFound
 from sotopia_rl_data.labelers.judges.transformers import load_causal_model
+from sotopia_rl_data.trainers.reward_model.model import RewardModel
 from sotopia_rl_data.trainers.tiny import make_tiny
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +74,100 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert "bug" not in sentence
     assert "hint: " in told.err
     return sentence
+
+
+HEAD = {"targets": ["reward"], "weights": [1.0], "mean": [0.0], "std": [1.0], "tokenizer": ""}
+HEADS = {
+    "a list": [], "a number": 5, "empty": {}, "no targets": {**HEAD, "targets": None},
+    "a number for a name": {**HEAD, "targets": [1]},
+    "two targets": {name: of * 2 for name, of in HEAD.items()}, "no weights": {**HEAD, "weights": None},
+    "text": {**HEAD, "mean": ["a"]}, "one too many": {**HEAD, "mean": [0.0, 0.0]}, "an object": {**HEAD, "std": [{}]},
+    "infinite": {**HEAD, "std": [float("inf")]}, "no tokenizer": {**HEAD, "tokenizer": 5},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_a_head_that_is_none_is_a_sentence(root: Path, tmp_path: Path, head: Any):
+    change(tmp_path / "evil", of=root / "rm", reward_head=head)
+    with pytest.raises(InputError, match=r"The reward_head of .*evil is damaged\."):
+        RewardModel.load(tmp_path / "evil", device="cpu")
+
+
+CONFIGS = {
+    "text for a width": {"hidden_size": "x"}, "no width": {"hidden_size": 0}, "no heads": {"num_attention_heads": 0},
+    "no keys": {"num_key_value_heads": 0}, "no layers": {"num_hidden_layers": 0},
+    "too many layers": {"num_hidden_layers": 10**7},
+    "padding beyond": {"pad_token_id": 10**9}, "a text for padding": {"pad_token_id": "x"},
+    "a text for a length": {"max_position_embeddings": "x"}, "a kernel": {"_attn_implementation": "evil/kernel"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", CONFIGS.values(), ids=CONFIGS)
+def test_a_config_that_transformers_cannot_use_is_a_sentence(root: Path, tmp_path: Path, settings: dict[str, Any]):
+    change(tmp_path / "evil", of=root / "rm", **settings)
+    with pytest.raises((InputError, NotFound), match=r"The model '.*evil' cannot be loaded: "):
+        RewardModel.load(tmp_path / "evil", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def adapter(root: Path) -> Path:
+    """An adapter of a reward model without fault."""
+    model: Any = AutoModelForSequenceClassification.from_pretrained(root / "model", num_labels=1)
+    lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_proj"])
+    get_peft_model(model, lora).save_pretrained(root / "adapter")
+    return root / "adapter"
+
+
+def adapter_with(path: Path, adapter: Path, settings: dict[str, Any]) -> Path:
+    """A copy of an adapter with these settings."""
+    shutil.copytree(adapter, path)
+    file = path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | settings), encoding="utf-8")
+    return path
+
+
+ENDLESS = "(.+)+(.+)+(.+)+!"
+EXPRESSIONS: dict[str, dict[str, Any]] = {
+    "target_modules": {"target_modules": ENDLESS}, "exclude_modules": {"exclude_modules": ENDLESS},
+    "rank_pattern": {"rank_pattern": {ENDLESS: 1}}, "alpha_pattern": {"alpha_pattern": {ENDLESS: 1}},
+    "layers_pattern": {"layers_to_transform": [0], "layers_pattern": [ENDLESS]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "settings"), EXPRESSIONS.items(), ids=EXPRESSIONS)
+def test_an_expression_of_an_adapter_is_refused_before_it_is_tried_without_end(
+    adapter: Path, tmp_path: Path, name: str, settings: dict[str, Any]
+):
+    folder = adapter_with(tmp_path / "evil", adapter, settings)
+    reason = f"its {name} must be a list of names, not an expression"
+    with pytest.raises(NotFound, match=reason):
+        RewardModel.load(folder, device="cpu")
+    with pytest.raises(ValueError, match=reason):
+        load_causal_model(str(adapter.parent / "model"), str(folder))
+
+
+def test_an_adapter_beside_a_models_weights_is_refused_for_its_expression_too(
+    root: Path, adapter: Path, tmp_path: Path
+):
+    folder = adapter_with(tmp_path / "evil", adapter, EXPRESSIONS["target_modules"])
+    shutil.copytree(root / "model", folder, dirs_exist_ok=True)
+    options = ["--dataset", "toys/rewards", "--preset", "tiny", "--store", str(root / "store")]
+    for trainer in ("sft", "rm"):
+        arguments = ["train", trainer, "--model", str(folder), "--output", str(tmp_path / "out"), *options]
+        with pytest.raises(NotFound, match="its target_modules must be a list of names"):
+            program.cli.main(arguments, standalone_mode=False)
+
+
+def test_plain_names_of_an_adapters_modules_are_taken(adapter: Path, tmp_path: Path):
+    settings = {"target_modules": "all-linear", "rank_pattern": {r"^model\.layers\.0\.self_attn.q_proj": 2}}
+    assert check_adapter_settings(adapter_with(tmp_path / "good", adapter, settings) / "adapter_config.json") is None
+    assert RewardModel.load(adapter, device="cpu").head.targets == ("reward",)
+
+
+@pytest.mark.parametrize("settings", [{"peft_type": "POLY"}, {"target_modules": ["q_proj"], "r": "x"}])
+def test_an_adapter_that_cannot_be_used_is_a_sentence(adapter: Path, tmp_path: Path, settings: dict[str, Any]):
+    with pytest.raises((InputError, NotFound), match=r"The model '.*evil' cannot be loaded: "):
+        RewardModel.load(adapter_with(tmp_path / "evil", adapter, settings), device="cpu")
 
 
 PINNED = {"name": "a", "version": "v1.0.0", "digest": "d"}

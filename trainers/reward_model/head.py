@@ -120,6 +120,22 @@ def check_same_units(checkpoint: Path, head: RewardHead) -> None:
         )
 
 
+def _is_head(stored: Any, count: int | None) -> bool:
+    """Whether a value has what a head of `count` targets (None: any number) is made of."""
+    if not isinstance(stored, Mapping) or not isinstance(stored.get("tokenizer", ""), str):
+        return False
+    targets = stored.get("targets")
+    if not isinstance(targets, list) or len(targets) != (count or len(targets)):
+        return False
+    numbers = [stored.get(name) for name in ("weights", "mean", "std")]
+    return all(isinstance(target, str) for target in targets) and all(
+        isinstance(of, list)
+        and len(of) == len(targets)
+        and all(isinstance(one, int | float) and abs(one) <= LARGEST for one in of)
+        for of in numbers
+    )
+
+
 def from_config(config: Any) -> RewardHead:
     """The head in a model's configuration; for a foreign reward model, a head that leaves logits unchanged."""
     stored = getattr(config, KEY, None)
@@ -127,7 +143,11 @@ def from_config(config: Any) -> RewardHead:
         count = int(getattr(config, "num_labels", 1))
         names = tuple(f"label_{i}" for i in range(count)) if count > 1 else ("reward",)
         return RewardHead(names, (1.0,) * count, (0.0,) * count, (1.0,) * count)
-    check_fields(stored, RewardHead, f"The {KEY} of {getattr(config, '_name_or_path', '') or 'the model'}")
+    whose = f"The {KEY} of {getattr(config, '_name_or_path', '') or 'the model'}"
+    if isinstance(stored, Mapping):
+        check_fields(stored, RewardHead, whose)
+    if not _is_head(stored, getattr(config, "num_labels", None)):
+        raise InputError(f"{whose} is damaged.", "bring the model here again, or name another one")
     return RewardHead(
         targets=tuple(stored["targets"]),
         weights=tuple(stored["weights"]),

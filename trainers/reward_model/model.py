@@ -26,6 +26,7 @@ from sotopia_rl_data.schema import Message
 from sotopia_rl_data.trainers.encoding import Encoded, Encoder, check_padding, load_tokenizer
 from sotopia_rl_data.trainers.modeling import (
     check_adapter,
+    check_patterns,
     check_vocabulary,
     context_of,
     fingerprint,
@@ -299,6 +300,7 @@ def _load(local: Path, dtype: torch.dtype) -> nn.Module:
     check_adapter(str(local), None, "SEQ_CLS", RIGHT_MODEL)
     settings = json.loads(adapter.read_text(encoding="utf-8"))
     head = load(local)
+    check_patterns(settings["base_model_name_or_path"], settings.get("revision"))
     base, info = AutoModelForSequenceClassification.from_pretrained(
         settings["base_model_name_or_path"],
         revision=settings.get("revision"),

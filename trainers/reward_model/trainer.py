@@ -23,6 +23,7 @@ from sotopia_rl_data.trainers.config import RMConfig, one_of
 from sotopia_rl_data.trainers.filling import FilledRows, filled, one_row
 from sotopia_rl_data.trainers.modeling import (
     check_one_gpu,
+    check_patterns,
     is_sharded,
     loading_errors,
     lora_config,
@@ -60,6 +61,7 @@ def load_model(config: RMConfig, prepared: Prepared) -> nn.Module:
     tokenizer = prepared.encoder.tokenizer
     set_seed(config.seed)  # the head and LoRA start from random weights
     with loading_errors(config.model), without_reports():
+        check_patterns(name, revision)
         model = AutoModelForSequenceClassification.from_pretrained(
             name,
             revision=revision,
