@@ -382,12 +382,18 @@ def launched_processes() -> Any:
 
 
 def release(
-    run: str | Path, repo: str, *, version: str | None = None, private: bool | None = None, message: str = ""
+    run: str | Path,
+    repo: str,
+    *,
+    version: str | None = None,
+    private: bool | None = None,
+    message: str = "",
+    allow_secrets: bool = False,
 ) -> dict[str, Any]:
     """Publish a run's model on the Hub: one commit, then a tag (see `sotopia_rl_data.trainers.release`)."""
     from sotopia_rl_data.trainers.release import release_run
 
-    released = release_run(run, repo, version=version, private=private, message=message)
+    released = release_run(run, repo, version=version, private=private, message=message, allow_secrets=allow_secrets)
     folder = RunFolder.existing(run)
     folder.write(folder.read() | {"release": released})
     return released

@@ -33,7 +33,13 @@ NAMES = (
 
 
 def release_run(
-    run: str | Path, repo: str, *, version: str | None = None, private: bool | None = None, message: str = ""
+    run: str | Path,
+    repo: str,
+    *,
+    version: str | None = None,
+    private: bool | None = None,
+    message: str = "",
+    allow_secrets: bool = False,
 ) -> dict[str, Any]:
     """Publish the model of the folder `run` as a release of the model repository `repo` (ORG/NAME).
 
@@ -56,7 +62,8 @@ def release_run(
         beside = {EVAL_RESULTS: Content.of(results.encode())} if results else {}
         return Release(repo, number, digest, RUN, text, model_card(public, repo), model | extra | beside)
 
-    published = publish(hub, repo, RUN, release_for, PushOptions(private, message=message))
+    options = PushOptions(private, message=message, allow_secrets=allow_secrets)
+    published = publish(hub, repo, RUN, release_for, options)
     return {name: getattr(published, name) for name in ("state", "repo", "version", "commit", "digest")}
 
 

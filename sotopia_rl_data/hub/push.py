@@ -158,7 +158,8 @@ def _hint(release: Release) -> str:
     """What to do about the secrets in a release."""
     if release.manifest is None:
         again = f"sotopia_rl_data.trainers.api.release(RUN, {release.repo!r})"
-        return f"revoke them, take them out of the run's folder, and release it again in Python: {again}"
+        as_they_are = "with allow_secrets=True they are published as they are"
+        return f"revoke them, take them out of the run's folder, and release it again in Python: {again}; {as_they_are}"
     return "revoke them, take them out of the source, make the version anew; --allow-secrets publishes them as they are"
 
 

@@ -190,6 +190,7 @@ def stopped(folder, message=""):
     except SecretsFound as error:
         return [error.message, error.hint]
 told["the message"] = stopped(run, f"by {{key}}")
+told["allowed"] = release(run, {name!r} + "-open", message=f"by {{key}}", allow_secrets=True)["state"]
 for path in sorted(run.iterdir()):
     if path.is_dir() or path.name in ("run.json", "README.md"):
         continue
@@ -212,6 +213,7 @@ print(json.dumps(told))
 """
     hub.server.log()
     told = hub.run.python(code)
+    assert told.pop("allowed") == "published"
     unpublished = {file for file, said in told.items() if said in ("published", "already published")}
     assert unpublished == {"training_args.bin"}
     for file, said in told.items():
@@ -219,7 +221,8 @@ print(json.dumps(told))
             assert said == [
                 f"{name}@v1.0.0 contains what looks like a secret: {file}: an API key (sk-…).",
                 "revoke them, take them out of the run's folder, and release it again in Python: "
-                f"sotopia_rl_data.trainers.api.release(RUN, '{name}')",
+                f"sotopia_rl_data.trainers.api.release(RUN, '{name}'); "
+                "with allow_secrets=True they are published as they are",
             ]
     assert {"the message", "model.safetensors", "tokenizer.json", "config.json", "metrics.png"} <= told.keys()
 
