@@ -236,7 +236,7 @@ def clean_url(url: str) -> str:
         )
     if parts.username or parts.password or (parts.query and list(parse_qs(parts.query)) != [AZURE_VERSION]):
         raise UsageError(
-            "The provider's URL contains a user name, a password or a query, which the ledger would keep.",
+            "The server's URL contains a user name, a password or a query, which would be kept.",
             "remove them from the URL, and put the API key into the environment",
         )
     return urlunsplit(parts._replace(path=parts.path.rstrip("/"), fragment=""))

@@ -91,7 +91,7 @@ def test_a_wrong_token_and_nobody_there_are_a_sentence_and_a_hint(judge, monkeyp
     monkeypatch.setenv(asking.TOKEN, "wrong")
     with pytest.raises(Unavailable, match=r"refused: The token is missing or wrong\.") as refused:
         asking.RewardServer(judge.url).score_batch([("a", "b")])
-    assert "Authorization" in refused.value.hint
+    assert refused.value.hint == f"put the token of the server into {asking.TOKEN}"
     with pytest.raises(Unavailable, match="gave no answer"):
         asking.RewardServer("http://127.0.0.1:9")
 
