@@ -28,7 +28,6 @@ from sotopia_rl_data.store.stage import Stage
 from sotopia_rl_data.streams import read
 from sotopia_rl_data.tables import (
     ATTRIBUTIONS,
-    EPISODES,
     FAILURES,
     attribution_table,
     episode_schema,
@@ -121,8 +120,8 @@ def _split(
     stage: Stage, split: str, files: Sequence[Path], evaluated: Sequence[Evaluated], judged: Iterator[Judged]
 ) -> None:
     """The split's episodes with their new scores, and the new rows of attributions and failures."""
-    field = EPISODES.get_field_index("scores")
     columns = episode_schema(files)
+    place, field = columns.get_field_index("scores"), columns.field("scores")  # with ranges, where scores have them
     for batch in read(files, columns.names, _BATCH, encoded=False):
         said = [next(judged, ((), ())) for _ in range(batch.num_rows)]
         agents = [[one["agent"] for one in row] for row in batch.column("agents").to_pylist()]
@@ -132,7 +131,7 @@ def _split(
             _scores(*row, evaluated) for row in zip(ids, old, agents, (labels for labels, _ in said), strict=True)
         ]
         rows = pa.Table.from_batches([batch])
-        rows = rows.set_column(field, EPISODES.field(field), pa.array(scores, EPISODES.field(field).type))
+        rows = rows.set_column(place, field, pa.array(scores, field.type))
         stage.write("episodes", split, rows.cast(columns))
         labels = [label for some, _ in said for label in some]
         failures = [replace(lost, turn=None) for _, some in said for lost in some]

@@ -163,6 +163,15 @@ def test_a_csv_of_calls_with_csat_is_labelled_and_weighed(run, tmp_path):
     assert "goal, csat" in unknown.value.hint
 
 
+def test_an_evaluation_leaves_imported_scores_their_ranges(run, tmp_path):
+    (tmp_path / "a.csv").write_text(csv_text(ROWS))
+    imported(tmp_path, tmp_path / "a.csv", "csat=1..5")
+    run("evaluate", "o/n", "--judge", "lexical")
+    kept = [score for score in scores_of(tmp_path) if score.evaluator == "unknown"]
+    assert kept == [Score(who, "csat", 2.0, "unknown", 1.0, 5.0) for who in ("Mia", "Bo")]
+    run("label", "o/n", "--judge", "lexical", "--weights", "csat=1")  # an error, where a score has no range
+
+
 def test_rewards_that_leave_nothing_rewarded_exit_with_3(tmp_path):
     one = {"agent": "a", "dimension": "knowledge", "score": 2}
     records = [PLAIN | {"scores": [PLAIN["scores"][0]], "turns": PLAIN["turns"][1:]}]
