@@ -6,21 +6,26 @@ Whatever happens, no byte of these changes, and nothing is written anywhere else
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from fixtures.flat_calls import label
 from fixtures.hostile_files import not_files
-from fixtures.hostile_releases import Files, Hostile, releases
+from fixtures.hostile_releases import Files, Hostile, loaded, releases, signed
 from fixtures.hub import HubToys
 from fixtures.hub_client import Done
 from fixtures.reading_commands import READING, contents, read_everywhere, run_unharmed
 
+from sotopia_rl_data.errors import SotopiaDataError
 from sotopia_rl_data.importers import samples_path
 from sotopia_rl_data.importers.importing import import_dataset
 from sotopia_rl_data.store import Store
+from sotopia_rl_data.store import manifest as manifests
+from sotopia_rl_data.store.digest import version_digest
 
 pytestmark = pytest.mark.invented  # what was pulled is removed before what was printed of it could be run
 REPO, SEED = "lab/victim", 14
@@ -74,6 +79,7 @@ class Victim:
         pulled = self.run("pull", REPO)
         new = [version for version in self.store.versions(REPO) if version != "v1.0.0"]
         assert (pulled.code == 0) == bool(new) or "unchanged" in pulled.out, (release.name, pulled)
+        assert "contradicts itself" not in pulled.err, (release.name, "nothing behind the digest was tried")
         for version in new:
             accepted = self.store.version(REPO, version)
             read_everywhere(self.toys.run, accepted, f"{REPO}@v1.0.0", self.store.root, self.folder / "out")
@@ -110,6 +116,18 @@ def victim(toys: HubToys, made: list[Files], tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="module")
 def every(made: list[Files]) -> list[Hostile]:
     return list(releases(made[1], made[0], SEED, 10_000))
+
+
+@pytest.mark.slow
+def test_most_hostile_releases_are_refused_by_no_digest(made: list[Files], every: list[Hostile]) -> None:
+    assert signed(loaded(made[1])) == json.dumps(loaded(made[1])).encode()
+    behind = 0
+    for release in every:
+        with suppress(SotopiaDataError):
+            manifest = manifests.parse(release.files["manifest.json"], release.name)
+            assert version_digest(manifests.split_digests(manifest.configs), manifest.recipe) == manifest.digest
+            behind += 1
+    assert behind > len(every) / 2
 
 
 @pytest.mark.slow
