@@ -162,13 +162,16 @@ def _texts(
     array: pa.Array, path: str, parents: tuple[pa.Array, ...]
 ) -> Iterator[tuple[str, pa.Array, tuple[Any, ...]]]:
     """The string arrays in a column at any depth, each with the arrays that lead from its items back to the rows."""
+    import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.types as pt
 
     from sotopia_rl_data.store.columns import is_list, is_text
 
-    if is_text(array.type):
-        yield path, array, parents
+    if pt.is_dictionary(array.type):
+        yield from _texts(array.dictionary_decode(), path, parents)
+    elif is_text(array.type):
+        yield path, array.cast(pa.large_string()), parents  # views have no regular expressions
     elif is_list(array.type):
         yield from _texts(array.flatten(), f"{path}[]", (*parents, pc.list_parent_indices(array)))
     elif pt.is_struct(array.type):

@@ -10,6 +10,7 @@ heavy. `query.py` reads what is in them.
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from sotopia_rl_data.store.stage import Stage
 
 ENVIRONMENT = "SOTOPIA_RL_DATA_STORE"
+log = logging.getLogger(__name__)
 
 
 class Store:
@@ -119,9 +121,13 @@ class Store:
 
     def by_commit(self, name: str, commit: str) -> Version | None:
         """The version of `name` that push or pull has noted for this commit of the Hub (or the beginning of its
-        hash)."""
+        hash). A damaged note hides no other version."""
         for path in in_folder(self._folder(name)):
-            published = read_published(path)
+            try:
+                published = read_published(path)
+            except StoreError as error:
+                log.warning("%s", error)
+                continue
             if published and published.repo == name and any(sha.startswith(commit) for sha in published.commits):
                 return load(path, self.mirror)
         return None

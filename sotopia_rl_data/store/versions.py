@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 from sotopia_rl_data.errors import NotFound, StoreError, UsageError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 Number = tuple[int, int, int]
 FIRST: Number = (1, 0, 0)
 HUB_FILE = ".hub.json"
+_MOST_NOTE = 1 << 20  # bytes of .hub.json
 _VERSION = re.compile(r"v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 _SHAPE = ("layout", "scale")  # where one of these parts of the recipe changes, every row is read differently
 
@@ -201,15 +203,24 @@ class Published:
 
 
 def read_published(directory: Path) -> Published | None:
-    """Where the version in `directory` is published; None where it was never pushed or pulled."""
+    """Where the version in `directory` is published; None where it was never pushed or pulled. Raises StoreError where
+    the note is damaged."""
     path = directory / HUB_FILE
     try:
-        data = json.loads(path.read_bytes())
+        if not S_ISREG(path.stat().st_mode):
+            raise ValueError("it is not a file")
+        with path.open("rb") as file:
+            text = file.read(_MOST_NOTE + 1)
+        data = json.loads(text if len(text) <= _MOST_NOTE else b"")
         check_fields(data, Published, path)
-        return Published(data["repo"], data["version"], tuple(map(str, data["commits"])), data["endpoint"])
+        repo, version, commits, endpoint = (data[name] for name in ("repo", "version", "commits", "endpoint"))
+        said = [repo, version, endpoint, *commits]
+        if not commits or not isinstance(commits, list) or not all(isinstance(one, str) for one in said):
+            raise ValueError("it is no list of commits")
+        return Published(repo, version, tuple(commits), endpoint)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(
             f"The note of where this version is on the Hub, {path}, cannot be read.",
             "delete the file, and pull the version again with `sotopia-rl-data pull`",

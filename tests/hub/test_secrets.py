@@ -61,6 +61,21 @@ def test_every_shape_is_found_by_both_engines(shape, text):
     assert [leak.shape for leak in leaks.in_rows(table, "rewards/train", ("episode_id",))] == [shape]
 
 
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda text: pa.array([text], pa.string_view()),
+        lambda text: pa.array([[text]], pa.list_(pa.string_view())),
+        lambda text: pa.array([text]).dictionary_encode(),
+    ],
+    ids=["a view", "a list of views", "a dictionary"],
+)
+def test_a_column_of_a_pulled_release_is_searched_however_it_holds_its_text(hold):
+    shape, text = next(iter(SECRET.items()))
+    table = rewards(reward_row(0)).append_column("more", hold(text))
+    assert [leak.shape for leak in leaks.in_rows(table, "rewards/train", ("episode_id",))] == [shape]
+
+
 @pytest.mark.parametrize("text", SECRET.values(), ids=SECRET)
 def test_what_the_scan_finds_is_hidden_in_errors_too(text):
     assert leaks.in_text(redact(text), "x") == []
