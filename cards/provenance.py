@@ -90,7 +90,7 @@ def labels(labels: Mapping[str, Any] | None, recipe: Mapping[str, Any], known: M
     schema = f"{code(labels['schema'])} version {labels.get('schema_version', 1)}"
     yield f"Attribution schema {schema} on {dimensions}{wording}."
     for criterion in known.get("rubric", {}).get("dimensions", ()):
-        low, high = criterion["ends"] or (0, recipe["scale"])
+        low, high = criterion.get("ends") or (0, recipe.get("scale", "the highest level"))
         yield f"{code(criterion['name'])}, {low} to {high}: {plain(criterion['description'])}"
     if labels.get("evaluator"):
         yield f"Episode scores: those of the evaluator {code(labels['evaluator'])}."

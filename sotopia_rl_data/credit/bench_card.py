@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sotopia_rl_data.cards.markdown import code, count, table
+from sotopia_rl_data.cards.markdown import code, count, plain, table
 from sotopia_rl_data.credit.bench import Bench, bench
 from sotopia_rl_data.credit.checklist import checklist, markdown
 from sotopia_rl_data.errors import SotopiaDataError
@@ -20,21 +20,28 @@ def credit_section(store: Store, version: Version) -> str:
         measured = bench(games, [version])
     except SotopiaDataError:  # it is about some of the games, or about other episodes too
         return ""
-    return _section(measured, markdown(checklist(measured, games, [version])))
+    points = checklist(measured, games, [version])
+    return _section(measured, markdown([one._replace(answer=plain(one.answer)) for one in points]))
 
 
 def _games_of(store: Store, version: Version) -> Version | None:
-    """The version of known games that this one was made of, directly or not."""
-    if "truth" in version.manifest.configs:
-        return version
-    for parent in version.manifest.provenance.get("parents", []):
-        try:
-            found = store.resolve(f"{parent['name']}@{parent['version']}")
-        except (SotopiaDataError, KeyError):
-            continue
-        games = _games_of(store, found) if found.digest == parent.get("digest") else None
-        if games is not None:
-            return games
+    """The version of known games that this one was made of, directly or not. A manifest may name any parents, itself
+    too: each is followed once."""
+    line, known = [version], {version.ref}
+    for one in line:
+        if "truth" in one.manifest.configs:
+            return one
+        for parent in one.manifest.provenance.get("parents", []):
+            ref = f"{parent['name']}@{parent['version']}"
+            if ref in known:
+                continue
+            known.add(ref)
+            try:
+                found = store.resolve(ref)
+            except SotopiaDataError:
+                continue
+            if found.digest == parent["digest"]:
+                line.append(found)
     return None
 
 

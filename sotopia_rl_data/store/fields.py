@@ -3,14 +3,15 @@
 A manifest may come from the Hub: it is a stranger's data. `manifest.parse` checks by these classes whatever it reads,
 and a stage checks what it writes, so that no code behind them has to. They only check: a manifest's recipe and
 provenance stay the dictionaries that they were, because the digest covers the recipe as it was written. Keys of them
-that no command reads may hold anything.
+that no command reads may hold anything. What is UNSET by default is there with its type or is not there: readers ask
+whether it is.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from sotopia_rl_data.refs import can_name
 
@@ -80,8 +81,13 @@ class RolloutFields(_Open):
     prompts: LayoutFields
     swap: bool
     repeat: int
-    best_of: int | None = None
-    reward_model: Word | None = None
+    best_of: int | UnsetType = UNSET
+    reward_model: Word | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        """Drafts are chosen by a reward model, and a reward model chooses among drafts."""
+        if (self.best_of is UNSET) != (self.reward_model is UNSET):
+            raise ValueError("of best_of and reward_model one is missing")
 
 
 class JudgeFields(_Open):
@@ -90,6 +96,8 @@ class JudgeFields(_Open):
     judge: Word
     remark: Text = ""
     evaluates: bool = False
+    sampling: dict[Word, Any] | None = None
+    forms: dict[Word, int] | None = None
     calls: int | None = None
     returned_models: dict[Word, int] | None = None
     usage: dict[Word, int] | None = None
@@ -116,21 +124,36 @@ class RewardsFields(_Open, rename={"schema_": "schema"}):
     average: Word = ""
     evaluator: Word | None = None
     schema_: Word | None = None
-    gamma: float | None = None
+    judge: Word | None = None
+    sample: int | None = None
+    fit: Word = ""
+    units: Word = ""
+    gamma: float | UnsetType = UNSET
 
 
 class EvaluationFields(_Open):
     evaluator: Word
+    dimensions: list[Word]
+    files: list[Word] = []
+
+
+class GamesFields(_Open):
+    seed: int | UnsetType = UNSET
+    rules: int | UnsetType = UNSET
 
 
 class RecipeFields(_Open):
     """What determined the rows."""
 
-    labels: LabelsFields | None = None
-    rewards: RewardsFields | None = None
-    rollout: RolloutFields | None = None
+    labels: LabelsFields | UnsetType = UNSET
+    rewards: RewardsFields | UnsetType = UNSET
+    rollout: RolloutFields | UnsetType = UNSET
+    replay: dict[Word, PlayerFields | int | Word | None] = {}
+    games: GamesFields | UnsetType = UNSET
     layout: LayoutFields | Word | None = None
-    scale: int | None = None
+    scale: int | UnsetType = UNSET
+    seed: int | UnsetType = UNSET
+    license: Word | UnsetType = UNSET
     weights: dict[Word, float] | None = None
     evaluations: list[EvaluationFields] = []
     scored_by: list[Word] = []
@@ -175,6 +198,13 @@ class BuiltFields(_Open):
     warnings: list[Text] = []
 
 
+class UnsureFields(_Open):
+    """How many rows there are, and how many of them judges were asked about."""
+
+    judged: Count
+    rows: Count
+
+
 class VerdictFields(_Open):
     verdict: Text
     sentence: Text
@@ -191,11 +221,13 @@ class ProvenanceFields(_Open):
     parents: list[ParentFields] = []
     sources: list[SourceFields] = []
     where: Text | None = None
+    where_unsure: UnsureFields | None = None
+    counts: dict[Word, int] = {}
     dialects: dict[Word, int] = {}
     ended: dict[Text, int] = {}
     judges: list[JudgeFields] = []
     wording_sha256: Word | None = None
-    rubric: RubricFields | None = None
+    rubric: RubricFields | UnsetType = UNSET
     rewards: BuiltFields | None = None
     failures: dict[Text, int] = {}
     audit: VerdictFields | None = None

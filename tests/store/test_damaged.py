@@ -14,6 +14,7 @@ from fixtures.stores import commit, episodes, reward_row, rewards, toy
 from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.store import Store
 from sotopia_rl_data.store.disk import replace_file, write_text
+from sotopia_rl_data.store.versions import HUB_FILE, Published, commit_of, note_published
 from sotopia_rl_data.trainers.run_folder import RunFolder
 
 ROOT = os.geteuid() == 0
@@ -51,13 +52,46 @@ def test_a_folder_with_the_manifest_of_another_version_is_damaged(store: Store) 
 
 @pytest.mark.parametrize(
     ("what", "value"),
-    [("recipe", {"rewards": 5}), ("recipe", {"scale": "three"}), ("provenance", {"judges": [{}]})],
+    [
+        ("recipe", {"rewards": 5}),
+        ("recipe", {"rewards": {"weights": {}, "rule": "direct", "normaliser": "none", "gamma": None}}),
+        ("recipe", {"scale": "three"}),
+        ("recipe", {"seed": "<b>"}),
+        ("recipe", {"evaluations": [{"evaluator": "gpt-4o"}]}),
+        ("provenance", {"judges": [{}]}),
+        ("provenance", {"judges": [{"judge": "gpt-4o", "forms": ["weak"]}]}),
+        ("provenance", {"rubric": None}),
+    ],
 )
 def test_what_no_manifest_could_say_is_refused_before_it_is_written(store: Store, what: str, value: Any) -> None:
     with store.stage("org/toy") as stage:
         stage.write("episodes", "train", episodes(0))
         with pytest.raises(StoreError, match=f"The {what} cannot be written"):
             stage.commit(**({"recipe": {}} | {what: value}))
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        b"[" * 200_000,
+        b'{"repo": "org/toy", "version": "v1.0.0", "commits": [], "endpoint": "x"}',
+        b'{"repo": "org/toy", "version": "v1.0.0", "commits": "a", "endpoint": "x"}',
+        b'{"repo": "org/toy", "version": "v1.0.0", "commits": [5], "endpoint": "x"}',
+        b'{"repo": "org/toy", "version": "v1.0.0", "commits": ["a"], "endpoint": "x"}' + b" " * (1 << 20),
+        os.mkfifo,
+        os.mkdir,
+    ],
+    ids=lambda note: note[:60].decode() if isinstance(note, bytes) else note.__name__,
+)
+def test_a_damaged_note_of_where_a_version_is_published_is_told_and_hides_no_other(store: Store, note: Any) -> None:
+    first, second = commit(store, toy(0)).version, commit(store, toy(1)).version
+    note_published(second.dir, Published("org/toy", "v1.1.0", ("a" * 40,), "https://huggingface.co"))
+    path = first.dir / HUB_FILE
+    path.write_bytes(note) if isinstance(note, bytes) else note(path)
+    with pytest.raises(StoreError, match="cannot be read"):
+        commit_of(first)
+    assert store.by_commit("org/toy", "aaaa") == second
+    assert store.by_commit("org/toy", "bbbb") is None
 
 
 def test_what_is_not_finished_is_read_by_its_owner_alone(store: Store, tmp_path) -> None:
