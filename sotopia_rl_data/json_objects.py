@@ -12,6 +12,7 @@ from sotopia_rl_data.errors import BadAnswer
 
 BLANK = " \t\r\n\ufeff\u200b\x00"  # white space, byte order marks and other invisible characters
 _MOST_BROKEN = 5_000
+_MOST_TRIED = 20_000_000  # characters that may be read behind braces that begin no object
 _DEEPEST = 100  # levels of a value; what reads it may take several calls a level
 _BRACKET = re.compile(r"[{}\[\]]")
 _FENCE = re.compile(r"[`~]+[^\s`~]*")  # the line that opens a code block
@@ -42,10 +43,26 @@ def is_deep(value: Any) -> bool:
     return True
 
 
+class Tries:
+    """How much was read behind braces of a text that begin no object. An object that is open at the end of a text, and
+    all that begin inside it, are each read to that end."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_TRIED
+
+    def failed(self, text: str, start: int, error: ValueError) -> None:
+        """Count the try at `start`. Raises BadAnswer where it is one too many."""
+        told = isinstance(error, json.JSONDecodeError) and not error.msg.startswith("Unterminated")
+        end = error.pos if isinstance(error, json.JSONDecodeError) and told else len(text)
+        self._left -= end - start
+        if self._left < 0:
+            raise BadAnswer("the answer is not JSON")
+
+
 def objects_in(text: str, decode: json.JSONDecoder | None = None) -> list[JsonObject]:
     """Every object that is not part of another, in order. Raises BadAnswer where one is nested too deeply, or where
     thousands of braces begin none."""
-    decode, found, start = decode or decoder(), [], text.find("{")
+    decode, found, start, tries = decode or decoder(), [], text.find("{"), Tries()
     broken = 0
     while start >= 0:
         try:
@@ -55,7 +72,8 @@ def objects_in(text: str, decode: json.JSONDecoder | None = None) -> list[JsonOb
             found.append(JsonObject(value, start, end))
         except RecursionError:
             raise BadAnswer("the answer is nested too deeply") from None
-        except ValueError:
+        except ValueError as error:
+            tries.failed(text, start, error)
             end, broken = start + 1, broken + 1
             if broken > _MOST_BROKEN:
                 raise BadAnswer("the answer is not JSON") from None

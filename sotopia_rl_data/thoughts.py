@@ -22,7 +22,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 from sotopia_rl_data.errors import BadAnswer
-from sotopia_rl_data.json_objects import BLANK, is_bare
+from sotopia_rl_data.json_objects import BLANK, Tries, is_bare
 
 _OPEN, _SHUT = "<[({◁【〈《「『«‹⟨⟪〔〖［｛（＜", ">])}▷】〉》」』»›⟩⟫〕〗］｝）＞"
 _PARTNER = dict(zip(_OPEN, _SHUT, strict=True)) | {"&lt;": "&gt;"}
@@ -63,7 +63,7 @@ def answer_text(text: str, thought: str) -> str:
 
 def _last_part(text: str) -> str:
     """The last part of a completion in channels that is not blank; all of it where there are no channels."""
-    marks = list(_outside_objects(_MARK, text))
+    marks = list(_outside_objects(_MARK, text, Tries()))
     if not marks:
         return text
     ends = [*(mark.start() for mark in marks), len(text)]
@@ -89,8 +89,8 @@ def _outside_blocks(text: str, depth: int = 0) -> str:
         if mark["end"]:
             closers.setdefault(_name(mark), []).append(mark)
             last_closer = mark.start()
-    outside, blocks, position = "", [], 0
-    while (tag := _next_tag(text, position)) is not None:
+    outside, blocks, position, tries = "", [], 0, Tries()
+    while (tag := _next_tag(text, tries, position)) is not None:
         name, before = _name(tag), outside + text[position : tag.start()]
         closer = _next_of(closers.get(name, []), tag.end())
         position = tag.end()
@@ -105,7 +105,7 @@ def _outside_blocks(text: str, depth: int = 0) -> str:
         elif name in _THOUGHT:
             raise _cut_off()
         elif tag["open"] == "<" and _is_blank(before) and last_closer < position and not _is_blank(text, position):
-            *_, last = [tag, *_tags(_outside_objects(_TAG, text, position))]
+            *_, last = [tag, *_tags(_outside_objects(_TAG, text, tries, position))]
             if not is_bare(text[last.end() :]):
                 raise _cut_off()
             outside, position = "", last.end()
@@ -131,8 +131,8 @@ def _is_blank(text: str, position: int = 0) -> bool:
     return _SEEN.search(text, position) is None
 
 
-def _next_tag(text: str, position: int) -> re.Match[str] | None:
-    return next(_tags(_outside_objects(_TAG, text, position)), None)
+def _next_tag(text: str, tries: Tries, position: int) -> re.Match[str] | None:
+    return next(_tags(_outside_objects(_TAG, text, tries, position)), None)
 
 
 def _tags(matches: Iterator[re.Match[str]]) -> Iterator[re.Match[str]]:
@@ -143,8 +143,8 @@ def _name(tag: re.Match[str]) -> str:
     return tag["name"].casefold()
 
 
-def _outside_objects(pattern: re.Pattern[str], text: str, position: int = 0) -> Iterator[re.Match[str]]:
-    """The matches from `position` on that are not inside a JSON object."""
+def _outside_objects(pattern: re.Pattern[str], text: str, tries: Tries, position: int = 0) -> Iterator[re.Match[str]]:
+    """The matches from `position` on that are not inside a JSON object. Raises BadAnswer after too many `tries`."""
     found = pattern.search(text, position)
     while found is not None:
         brace = text.find("{", position, found.start())
@@ -156,7 +156,8 @@ def _outside_objects(pattern: re.Pattern[str], text: str, position: int = 0) -> 
                 _, position = _DECODER.raw_decode(text, brace)
             except RecursionError:
                 return
-            except ValueError:
+            except ValueError as error:
+                tries.failed(text, brace, error)
                 position = brace + 1
         if position > found.start():
             found = pattern.search(text, position)

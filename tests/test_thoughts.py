@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -119,6 +120,25 @@ def test_many_braces_in_an_answer_take_no_time():
     began = time.process_time()
     with pytest.raises(BadAnswer, match="not JSON"):
         objects_in("{" * 300_000)
+    assert time.process_time() - began < 3.0
+
+
+OPEN = ('{"a":[' + "0," * 3_000) * 400
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (objects_in, OPEN),
+        (objects_in, '{"a":' * 400 + '"' + "x" * 1_000_000),
+        (without_thought, OPEN + "<x>a</x>"),
+        (without_thought, OPEN + "<|x|>"),
+    ],
+)
+def test_many_objects_that_stay_open_take_no_time(read: Callable[[str], object], text: str):
+    began = time.process_time()
+    with pytest.raises(BadAnswer, match="not JSON"):
+        read(text)
     assert time.process_time() - began < 3.0
 
 

@@ -179,11 +179,12 @@ def _at(path: Path) -> str:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) < len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise BadAnswer(f"{shown(twice)} is given twice")
-    return dict(pairs)
+    unique: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in unique:
+            raise BadAnswer(f"{shown(key)} is given twice")
+        unique[key] = value
+    return unique
 
 
 _DECODER = decoder(_unique)

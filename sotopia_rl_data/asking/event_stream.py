@@ -50,14 +50,14 @@ def _value_of(line: bytes) -> Any:
 def completion_of(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The chat completion that OpenAI's chunks make."""
     whole: dict[str, Any] = {}
+    choices = _Parts()
     for event in events:
-        told = {name: value for name, value in event.items() if value and name != "choices" and event != END}
-        choices = event.get("choices")
-        if isinstance(choices, list):
-            told["choices"] = _added_by_index(whole.get("choices", []), choices)
-        whole |= told
+        whole |= {name: value for name, value in event.items() if value and name != "choices" and event != END}
+        if isinstance(event.get("choices"), list):
+            whole["choices"] = choices.add(event["choices"])
+    whole, is_whole = _plain(whole), END in events
     for choice in whole.get("choices", []):
-        if isinstance(choice, dict) and not choice.get("finish_reason") and END not in events:
+        if isinstance(choice, dict) and not choice.get("finish_reason") and not is_whole:
             choice["finish_reason"] = _NO_END
     return whole
 
@@ -65,13 +65,16 @@ def completion_of(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def message_of(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The message that Anthropic's events make."""
     whole: dict[str, Any] = {"content": None}
-    blocks: list[dict[str, Any]] = []
+    blocks: list[Any] = []
+    usage: dict[str, Any] = {}
     for event in events:
         delta = _fields(event.get("delta"))
         if isinstance(event.get("message"), dict):
             whole |= event["message"] | {"content": blocks, "stop_reason": _NO_END}
         elif isinstance(event.get("content_block"), dict):
-            blocks.append({name: value for name, value in event["content_block"].items() if name != "input"})
+            blocks.append(
+                _added({}, {name: value for name, value in event["content_block"].items() if name != "input"})
+            )
         elif event.get("type") == "content_block_delta" and blocks:
             delta = {"input" if name == "partial_json" else name: value for name, value in delta.items()}
             blocks[-1] = _added(blocks[-1], delta | {"type": None})
@@ -83,38 +86,69 @@ def message_of(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
             whole["stop_reason"] = None
         else:
             whole |= delta
-            whole["usage"] = _fields(whole.get("usage")) | _fields(event.get("usage"))
-    return whole
+            if whole.get("usage") is not usage:
+                usage = dict(_fields(whole.get("usage")))
+            usage |= _fields(event.get("usage"))
+            whole["usage"] = usage
+    message: dict[str, Any] = _plain(whole)
+    return message
 
 
 def _fields(value: object) -> dict[str, Any]:
     """An object's fields; none where the value is not an object."""
-    return dict(value) if isinstance(value, dict) else {}
+    return value if isinstance(value, dict) else {}
+
+
+class _Text(list[str]):
+    """The pieces of a text that comes in many events: each is added in no time."""
+
+
+class _Parts(list[Any]):
+    """A list that comes in many events, with the place of each `index` in it."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+
+    def add(self, more: list[Any]) -> _Parts:
+        """The list with these parts: objects go on by their index, others come behind."""
+        new: dict[str, int] = {}
+        for part in more:
+            index = str(part.get("index")) if isinstance(part, dict) else None
+            place = None if index is None else self._places.get(index)
+            if place is not None:
+                self[place] = _added(self[place], part)
+                continue
+            if index is not None:
+                new[index] = len(self)
+            self.append(_added(None, part))
+        self._places |= new
+        return self
 
 
 def _added(whole: Any, more: Any) -> Any:
-    """A value with the next part of it: texts go on, objects by their names, lists by the `index` of their objects."""
+    """A value with the next part of it, added in place: texts go on, objects by their names, lists by the `index` of
+    their objects."""
     if more is None:
         return whole
     if isinstance(more, list):
-        return _added_by_index(whole if isinstance(whole, list) else [], more)
-    if isinstance(whole, str) and isinstance(more, str):
-        return whole + more
-    if isinstance(whole, dict) and isinstance(more, dict):
-        return whole | {
-            name: value if name in _TOLD_ONCE and value else _added(whole.get(name), value)
-            for name, value in more.items()
-        }
+        return (whole if isinstance(whole, _Parts) else _Parts()).add(more)
+    if isinstance(more, str):
+        if not isinstance(whole, _Text):
+            whole = _Text([whole] if isinstance(whole, str) else [])
+        whole.append(more)
+        return whole
+    if isinstance(more, dict):
+        whole = whole if isinstance(whole, dict) else {}
+        for name, value in more.items():
+            whole[name] = value if name in _TOLD_ONCE and value else _added(whole.get(name), value)
+        return whole
     return more
 
 
-def _added_by_index(whole: list[Any], more: list[Any]) -> list[Any]:
-    whole = list(whole)
-    places = {str(part.get("index")): place for place, part in enumerate(whole) if isinstance(part, dict)}
-    for part in more:
-        place = places.get(str(part.get("index"))) if isinstance(part, dict) else None
-        if place is None:
-            whole.append(part)
-        else:
-            whole[place] = _added(whole[place], part)
-    return whole
+def _plain(value: Any) -> Any:
+    """A value with each text in one piece."""
+    if isinstance(value, _Text):
+        return "".join(value)
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return list(map(_plain, value)) if isinstance(value, list) else value

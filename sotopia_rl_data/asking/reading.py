@@ -48,8 +48,9 @@ def texts_of(content: object) -> tuple[str, str]:
     thought: list[str] = []
     parts = [part if isinstance(part, dict) else {"text": part} for part in content]
     last: dict[str, Any] = next((part for part in reversed(parts) if _is_said(part) and _text_in(part).strip()), {})
+    marks = _marks(last)
     for part in parts:
-        (said if _is_said(part) and _marks(part) <= _marks(last) else thought).append(_text_in(part))
+        (said if _is_said(part) and _marks(part) <= marks else thought).append(_text_in(part))
     return "".join(said) or next(filter(None, map(parsed_in, parts)), ""), "".join(thought)
 
 

@@ -11,6 +11,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -39,6 +40,11 @@ _AGAIN = (408, 409, 425, 429)
 _NOT_IMPLEMENTED = 501
 _LONGEST_TEXT = 500  # characters of a provider's error that are shown
 _LONGEST_PART = 300  # characters of each message in it, so that a router's words leave room for the upstream's
+_MOST_PARTS = 10  # messages in an error that are looked at
+_READ = (
+    2_000  # characters of each text that are searched for secrets, which takes ten thousand times as long as reading
+)
+_SPARE = 2_000  # characters behind these, which are searched too and never shown: the last secret may be halved
 _DEEPEST = 8  # levels of an error body that are read
 _LONGEST_WAIT_S = 7 * 86_400.0  # a Retry-After beyond a week says nothing
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)s?")
@@ -72,7 +78,7 @@ def status_error(target: Target, status: int, body: object, headers: Mapping[str
         limited = 429 if names & _RATE or (is_limit and status < 500) else status
         return Unavailable(text, "run the same command again later", status=limited, retry_after=wait)
     if status < 400:
-        where = _short(redact(headers.get("location", "another URL").partition("?")[0], key_for(target).value))
+        where = _short(headers.get("location", "another URL").partition("?")[0], key_for(target).value)
         return Rejected(f"{text}: it redirects to {where}", "write the URL that it redirects to", status=status)
     hint = _HINTS.get(status, "")
     if status in (401, 403):
@@ -86,7 +92,7 @@ def status_error(target: Target, status: int, body: object, headers: Mapping[str
 def unreachable(target: Target, reason: str, sent: bool = True) -> Unavailable:
     """The error for a request that got no response at all; `sent` is False where it was never sent. The reason may
     quote whatever was sent in a response's place."""
-    told = _short(redact(reason, key_for(target).value))
+    told = _short(reason, key_for(target).value)
     return Unavailable(
         redact(f"{target.model} at {target.base_url} cannot be reached: {told}", key_for(target).value),
         "check the URL and that the server runs, then run the same command again",
@@ -161,19 +167,28 @@ def provider_text(body: object, *secrets: str) -> str:
     """What a provider's error body says, shortened and without secrets: its message, then the messages inside it, such
     as the reason that a router got from the server behind it."""
     told: list[str] = []
-    for words in _messages(_error_of(body), 0):
-        part = redact(" ".join(words.split()), *secrets, loosely=False)  # before the cut: half a key may be missed
+    for words in islice(_messages(_error_of(body), 0), _MOST_PARTS):
+        part = _redacted(words, *secrets, loosely=False)
+        part = part if len(part) <= _LONGEST_PART else f"{part[: _LONGEST_PART - 1]}…"
         if part and not any(part in before for before in told):
-            told.append(part if len(part) <= _LONGEST_PART else f"{part[: _LONGEST_PART - 1]}…")
+            told.append(part)
     text = " ".join(part if part[-1] in ".!?:" or part is told[-1] else f"{part}:" for part in told)
     if not text and body:
         text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False, default=str)
-    return _short(redact(text, *secrets))
+    return _short(text, *secrets)
 
 
-def _short(text: str) -> str:
-    """The beginning of what a server told, without halves of surrogates, which no file and no terminal takes."""
-    return text[:_LONGEST_TEXT].encode(errors="replace").decode()
+def _short(text: str, *secrets: str) -> str:
+    """The beginning of what a server told, without secrets and without halves of surrogates, which no file and no
+    terminal takes."""
+    return _redacted(text, *secrets)[:_LONGEST_TEXT].encode(errors="replace").decode()
+
+
+def _redacted(text: str, *secrets: str, loosely: bool = True) -> str:
+    """The first characters of a text, on one line and without secrets, also without a half of one."""
+    spare = max(_SPARE, 8 * max(map(len, secrets), default=0))  # a secret may come escaped, and broken by blanks
+    told = redact(" ".join(text[: _READ + spare].split()), *secrets, loosely=loosely)
+    return told if len(text) <= _READ + spare else told[:-spare]
 
 
 def page_text(page: str) -> str:
@@ -235,7 +250,7 @@ def _identifiers(body: object) -> frozenset[str]:
 
 def _names_in(value: object, depth: int = 0) -> Iterator[str]:
     """The keys of an error body, and its texts of one word."""
-    if isinstance(value, str) and len(value.split()) == 1:
+    if isinstance(value, str) and len(value.split(None, 1)) == 1:
         yield value
     elif depth < _DEEPEST and isinstance(value, list):
         for part in value:
@@ -255,7 +270,7 @@ def _messages(value: object, depth: int) -> Iterator[str]:
         inner = _json_in(value)
         if inner is not None:
             yield from _messages(_error_of(inner), depth + 1)
-        elif depth == 0 or len(value.split()) > 1:
+        elif depth == 0 or len(value.split(None, 1)) > 1:
             yield value
     elif isinstance(value, list):
         for part in value:

@@ -35,8 +35,7 @@ log = logging.getLogger(__name__)
 
 CONNECT_S = 15.0
 AZURE_VERSION = "api-version"  # the parameter in URLs of Azure's older API
-_LONGEST_ERROR = 400  # characters of a body that is not JSON that are shown
-_LONGEST_PAGE = 20_000  # bytes of an error that is a page or a text that are read
+_LONGEST_PAGE = 20_000  # bytes of a body that is a page or a text that are read
 _LONGEST_HEADER = 65_536  # bytes of a header of a response: some hosts send long policies
 
 
@@ -162,7 +161,7 @@ class ApiClient:
         if answer is None and (events := events_of(raw)):
             answer = self.api.joined(events)
         if answer is None:
-            raise not_an_answer(self.target, raw[:_LONGEST_ERROR].decode(errors="replace"))
+            raise not_an_answer(self.target, raw[:_LONGEST_PAGE].decode(errors="replace"))
         return answer
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:

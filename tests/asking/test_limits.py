@@ -249,3 +249,29 @@ def test_a_time_that_nobody_can_wait_for_is_none(told: str):
 )
 def test_the_message_of_a_provider_and_of_the_server_behind_it_are_kept(body: object, said: str):
     assert provider_text(body) == said
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"error": {"details": [f"a {i}" for i in range(60_000)]}}, "a 0: a 1: a 2: a 3: a 4: a 5: a 6: a 7: a 8: a 9"),
+        ({"error": {"message": "x y " * 400_000}}, "x y " * 74 + "x y…"),
+        ({"a": "api_key=" * 100_000}, ""),
+        ({"a": ["b" * 400_000]}, '{"a": ["' + "b" * 492),
+    ],
+)
+def test_of_an_error_of_megabytes_the_beginning_is_read(body: object, said: str):
+    began = time.process_time()
+    assert provider_text(body) == said
+    assert time.process_time() - began < 3
+
+
+def test_where_an_error_is_cut_no_half_of_a_key_is_left():
+    key = "correct-horse/battery+staple-9471"
+    escaped = "".join(f"%{ord(c):02x}" for c in key)
+    for junk in range(1, 4_100, 60):
+        told = provider_text(
+            {"error": {"message": f"no {'A1b2C3d4' * 500}"[:junk] + f" {escaped} " + "so " * 2_000}}, key
+        )
+        assert "%63" not in told
+        assert len(told) <= 300

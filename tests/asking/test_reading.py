@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from sotopia_rl_data.asking import anthropic, openai
 from sotopia_rl_data.asking.batch.client import lines_of
-from sotopia_rl_data.asking.event_stream import completion_of, events_of, message_of
+from sotopia_rl_data.asking.event_stream import END, completion_of, events_of, message_of
 from sotopia_rl_data.asking.reading import MOST_BYTES, json_or_none, texts_of, thought_of, with_call
 from sotopia_rl_data.errors import AskingError, Unavailable
 from sotopia_rl_data.request import Reply, Target, Usage, usage_of
@@ -76,6 +78,41 @@ def test_a_stream_of_lines_that_are_not_json_is_read_through_once():
     began = time.process_time()
     assert events_of(b"data: {x\n" * 120_000) == []
     assert time.process_time() - began < 15
+
+
+MANY = ",".join(f'"{i}":1' for i in range(20_000))
+NUMBERED = ",".join(f'{{"index":{i}}}' for i in range(20_000))
+TEXT = '{"content_block":{"type":"text","text":"a"}}', '{"type":"content_block_delta","delta":{"text":"b"}}'
+
+
+@pytest.mark.parametrize(
+    ("first", "more", "joined"),
+    [
+        (f'{{"choices":[{NUMBERED}]}}', '{"choices":[{"index":0}]}', completion_of),
+        (f'{{"choices":[{{"a":[{NUMBERED}]}}]}}', '{"choices":[{"a":[{"index":0}]}]}', completion_of),
+        (f'{{"usage":{{{MANY}}}}}', '{"usage":{}}', message_of),
+        (f'{{"content_block":{{{MANY}}}}}', TEXT[1], message_of),
+    ],
+)
+def test_what_an_event_adds_takes_no_longer_the_more_there_is(
+    first: str, more: str, joined: Callable[[list[dict[str, Any]]], dict[str, Any]]
+):
+    began = time.process_time()
+    joined([json.loads(first), *(json.loads(more) for _ in range(20_000))])
+    assert time.process_time() - began < 5
+
+
+def test_a_text_in_many_events_is_put_together():
+    chunks = [{"choices": [{"index": 0, "delta": {"role": "assistant", "content": text}}]} for text in ["a", None, "b"]]
+    assert completion_of(chunks)["choices"] == [
+        {"index": 0, "delta": {"role": "assistant", "content": "ab"}, "finish_reason": "the stream broke off"}
+    ]
+    events = [{"message": {"usage": {"input_tokens": 3}}}, *map(json.loads, TEXT), {"usage": {"output_tokens": 2}}]
+    assert message_of([*events, END]) == {
+        "content": [{"type": "text", "text": "ab"}],
+        "stop_reason": None,
+        "usage": {"input_tokens": 3, "output_tokens": 2},
+    }
 
 
 @given(NUMBERS, NUMBERS, NUMBERS, NUMBERS)
