@@ -184,7 +184,7 @@ def _variables(template: str) -> set[str]:
     plain = re.sub(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}", "", template)  # a tag of transformers' own
     try:
         return set(meta.find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)))
-    except TemplateError as error:
+    except (TemplateError, RecursionError) as error:
         raise InputError(f"The chat template cannot be parsed: {first_line(error).rstrip('.')}.", HINT) from error
 
 

@@ -92,10 +92,12 @@ def load_causal_model(base: str, adapter: str = "") -> Loaded:
         model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto", trust_remote_code=False)
     except OSError as error:
         raise OSError(why_not_found(base, error) or str(error)) from error
-    except ValueError as error:
+    except (RuntimeError, MemoryError):
+        raise
+    except Exception as error:  # of the libraries that read a stranger's files
         if "trust_remote_code" in str(error):
             raise ValueError("it brings Python code of its own, which is never run") from error
-        raise
+        raise ValueError(str(error).strip() or type(error).__name__) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if adapter:

@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from transformers import AutoModelForSequenceClassification
 
 from sotopia_rl_data.asking.local import check_adapter_settings
 from sotopia_rl_data.cli import program
-from sotopia_rl_data.errors import InputError, NotFound
-from sotopia_rl_data.labelers.judges.transformers import load_causal_model
+from sotopia_rl_data.errors import InputError, NotFound, Rejected
+from sotopia_rl_data.labelers.judges.transformers import Transformers, load_causal_model
+from sotopia_rl_data.request import Request, Target
 from sotopia_rl_data.trainers.reward_model.model import RewardModel
 from sotopia_rl_data.trainers.tiny import make_tiny
 
@@ -107,6 +109,10 @@ def test_a_config_that_transformers_cannot_use_is_a_sentence(root: Path, tmp_pat
     change(tmp_path / "evil", of=root / "rm", **settings)
     with pytest.raises((InputError, NotFound), match=r"The model '.*evil' cannot be loaded: "):
         RewardModel.load(tmp_path / "evil", device="cpu")
+    judge = Transformers(Target("transformers", "evil", "", {}), partial(load_causal_model, str(tmp_path / "evil")))
+    (reply,) = judge.answers([Request(judge.target, [{"role": "user", "content": "Hello?"}])])
+    assert isinstance(reply, Rejected)
+    assert reply.message.startswith("The model evil cannot answer: ")
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +174,18 @@ def test_plain_names_of_an_adapters_modules_are_taken(adapter: Path, tmp_path: P
 def test_an_adapter_that_cannot_be_used_is_a_sentence(adapter: Path, tmp_path: Path, settings: dict[str, Any]):
     with pytest.raises((InputError, NotFound), match=r"The model '.*evil' cannot be loaded: "):
         RewardModel.load(adapter_with(tmp_path / "evil", adapter, settings), device="cpu")
+
+
+@pytest.mark.parametrize("command", ["score", "sft"])
+def test_a_chat_template_of_endless_brackets_is_a_sentence(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+):
+    shutil.copytree(root / "store", tmp_path / "store")
+    change(tmp_path / "evil", of=root / ("rm" if command == "score" else "model"))
+    template = "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}"
+    (tmp_path / "evil" / "chat_template.jinja").write_text(template, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert refused(COMMANDS[command].split(), capsys).startswith("error: The chat template cannot ")
 
 
 PINNED = {"name": "a", "version": "v1.0.0", "digest": "d"}
