@@ -12,10 +12,15 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from fixtures.clients import PROVIDERS, ask
 from fixtures.labelling import BOAT, put
 from fixtures.places import ROOT
 
+from sotopia_rl_data.asking.anthropic import AnthropicClient
+from sotopia_rl_data.asking.openai import OpenAIClient
 from sotopia_rl_data.cli.program import cli
+from sotopia_rl_data.errors import Unavailable
+from sotopia_rl_data.request import Target
 from sotopia_rl_data.store import Store
 
 PASSWORD, PACKED = "Sesame-4-Opens", "YW5uOlNlc2FtZS00LU9wZW5z"  # what is sent is base64 of ann:Sesame-4-Opens
@@ -66,6 +71,20 @@ def test_the_password_of_a_proxy_is_in_no_message_and_no_file(
     assert any(PACKED in sent for sent in seen)  # it was used
     assert done.exit_code
     check_hidden(done.output + str(done.exception) + done.stderr, tmp_path)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_netrc_is_not_read_and_the_proxy_of_the_environment_is_used(
+    provider: str, seen: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "netrc").write_text("default login ann password netrc-secret-0123\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("NO_PROXY", "direct.invalid")
+    for host, asked in (("models.example.org", 1), ("direct.invalid", 1)):
+        model = Target(provider, "m", f"https://{host}/v1", {}, "SOME_API_KEY")
+        with pytest.raises(Unavailable):
+            ask(OpenAIClient(model) if provider == "openai" else AnthropicClient(model))
+        assert seen == [f"Basic {PACKED}"] * asked
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qs, urlsplit, urlunsplit
+from urllib.request import getproxies, proxy_bypass
 
 from sotopia_rl_data.asking.event_stream import events_of, without_comments
 from sotopia_rl_data.asking.forms import MEANT, RequestForm, body_in
@@ -189,8 +190,17 @@ class ApiClient:
             max_line_size=_LONGEST_HEADER,
             max_field_size=_LONGEST_HEADER,
             headers=signed | {"Content-Type": "application/json", "User-Agent": "sotopia-rl-data"},
-            trust_env=not is_local(self._url),
+            proxy=_proxy_for(self._url),
         )
+
+
+def _proxy_for(url: str) -> str | None:
+    """The proxy that the environment names for a URL; none for servers on this machine. aiohttp's `trust_env` would
+    also sign requests by ~/.netrc, beside the key."""
+    parts = urlsplit(url)
+    if is_local(url) or proxy_bypass(parts.hostname or ""):
+        return None
+    return getproxies().get(parts.scheme)
 
 
 def _reason(error: Exception) -> str:
