@@ -139,7 +139,9 @@ def with_card(release: Release, text: str) -> Release:
 def manifest_at(hub: Hub, repo: str, commit: str) -> Manifest | None:
     """Our manifest in a commit of a dataset; None where it has none."""
     text = hub.text(repo, manifests.FILE_NAME, commit)
-    return None if text is None or '"manifest_version"' not in text else manifests.parse(text, f"{repo}@{commit[:8]}")
+    if text is None or '"manifest_version"' not in text:
+        return None
+    return manifests.parse(text, f"{repo}@{commit[:8]}", "pin another version, or ask its publisher")
 
 
 def claim_at(hub: Hub, repo: str, commit: str, record: str) -> Claim | None:

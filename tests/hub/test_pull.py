@@ -197,10 +197,9 @@ def test_a_manifest_that_was_edited_by_hand_is_refused(hub, store, mine):
     escaping = json.loads(hub.text(repo, "manifest.json", "v1.0.0"))
     escaping["configs"]["rewards"]["train"]["files"][0]["path"] = "../../../stolen.parquet"
     hub.write(repo, {"manifest.json": json.dumps(escaping)})
-    assert (
-        "but has to be 'rewards/train-00000-of-00001.parquet'"
-        in hub.run("pull", repo, "--store", mine.root, check=False).err
-    )
+    refused = hub.run("pull", repo, "--store", mine.root, check=False).err
+    assert "but has to be 'rewards/train-00000-of-00001.parquet'" in refused
+    assert "hint: pin another version, or ask its publisher" in refused
     assert hub.run("pull", f"{repo}@v1.0.0", "--store", mine.root).code == 0
 
 
