@@ -52,6 +52,8 @@ def check_output(path: Path) -> None:
 def _beside(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device that others use would be gone
+            raise OSError("it is not a regular file")
         yield beside
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)

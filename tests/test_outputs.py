@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from fixtures.opinions import rewarded, two_party
 
 from sotopia_rl_data.cli import program
 from sotopia_rl_data.errors import StoreError
-from sotopia_rl_data.outputs import aside
+from sotopia_rl_data.outputs import aside, check_output
 from sotopia_rl_data.store import Store
 
 FILES = [
@@ -77,3 +78,16 @@ def test_what_was_there_stays_where_writing_breaks_off(tmp_path: Path):
     with pytest.raises(StoreError, match="Not a directory"):
         half(tmp_path / "a.txt" / "b.txt", ValueError("broken"))
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "before")]
+
+
+def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "null.csv").symlink_to(os.devnull)
+    (tmp_path / "gone.csv").symlink_to("nowhere")
+    for name in ("pipe.csv", "null.csv"):
+        for refused in (check_output, lambda path: half(path, ValueError("begun"))):
+            with pytest.raises(StoreError, match=rf"{name} cannot be written \(it is not a regular file\)\."):
+                refused(tmp_path / name)
+    check_output(tmp_path / "gone.csv")
+    kinds = {path.name: (path.is_fifo(), path.is_symlink()) for path in tmp_path.iterdir()}
+    assert kinds == {"pipe.csv": (True, False), "null.csv": (False, True), "gone.csv": (False, True)}
