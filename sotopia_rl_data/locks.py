@@ -23,7 +23,7 @@ _FIRST_POLL_S, _LONGEST_POLL_S = 0.0002, 0.02  # some locks are held for microse
 
 def open_lock(path: Path, access: int = os.O_RDWR) -> int:
     """A handle on the file `path`, which is made if missing, for `take` or `wait`; closing it releases the lock."""
-    return os.open(path, access | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    return os.open(path, access | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def take(handle: int, patience_s: float = 0.0, shared: bool = False) -> bool:

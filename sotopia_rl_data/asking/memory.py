@@ -20,6 +20,7 @@ from sotopia_rl_data.asking.pacing import Pacing
 from sotopia_rl_data.ledger.lookup import Outcome
 from sotopia_rl_data.locks import locked
 from sotopia_rl_data.request import Target
+from sotopia_rl_data.store.disk import private_file
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +50,16 @@ class EndpointMemory:
     def keep(self, target: Target, name: str, value: Any) -> None:
         """Keep an entry, unless the folder cannot be written."""
         with suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with locked(self._path.with_suffix(".lock"), _WAIT_S) as ours:
                 if not ours or self._is_of_another_version():
                     return
                 endpoints = self._read()
                 endpoints.setdefault(_id(target), {})[name] = {"value": value, "time": round(time.time(), 1)}
                 beside = self._path.with_suffix(".tmp")
-                beside.write_text(json.dumps({"version": VERSION, "endpoints": endpoints}, indent=1), "utf-8")
+                private_file(beside).write_text(
+                    json.dumps({"version": VERSION, "endpoints": endpoints}, indent=1), "utf-8"
+                )
                 beside.replace(self._path)
 
     def text(self) -> str:
@@ -69,7 +72,7 @@ class EndpointMemory:
         """Take over the `text` of another machine's memory, unless something is remembered already."""
         if text and not self._path.exists():
             with suppress(OSError):
-                self._path.write_text(text, "utf-8")
+                private_file(self._path).write_text(text, "utf-8")
 
     def _read(self) -> dict[str, Any]:
         with suppress(OSError, ValueError, RecursionError):

@@ -28,7 +28,7 @@ from sotopia_rl_data.formats import check_number, newer
 from sotopia_rl_data.ledger.attempt import FORMAT, Attempt, check_record, damaged, kept_usage, parse_record
 from sotopia_rl_data.ledger.lines import SUFFIX, lines_of, write_lines
 from sotopia_rl_data.locks import NO_LOCKS, locked, open_lock, wait
-from sotopia_rl_data.store.disk import sync_file
+from sotopia_rl_data.store.disk import private_file, sync_file
 
 if TYPE_CHECKING:
     import duckdb
@@ -306,7 +306,7 @@ def _write(directory: Path, sources: list[Path]) -> int:
     beside = final.with_suffix(".tmp")
     count = 0
     try:
-        with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
+        with pq.ParquetWriter(private_file(beside), schema, compression="zstd") as writer:
             for batch in row_batches(sources):
                 writer.write_batch(batch)
                 count += batch.num_rows

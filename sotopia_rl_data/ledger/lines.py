@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sotopia_rl_data.ledger.attempt import Attempt, parse_line
-from sotopia_rl_data.store.disk import sync_file
+from sotopia_rl_data.store.disk import private_file, sync_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,7 +42,10 @@ def write_lines(parquet: Path, attempts: Iterable[Attempt], count: int) -> None:
     beside = parquet.with_suffix(".tmp")
     try:
         options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
-        with pa.OSFile(str(beside), "wb") as file, pa.ipc.new_file(file, schema, options=options) as writer:
+        with (
+            pa.OSFile(str(private_file(beside)), "wb") as file,
+            pa.ipc.new_file(file, schema, options=options) as writer,
+        ):
             lines = (attempt.line() for attempt in attempts)
             for block in iter(lambda: list(islice(lines, BLOCK)), []):
                 writer.write_batch(pa.record_batch([pa.array(block, pa.binary())], schema=schema))

@@ -31,7 +31,7 @@ from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.ledger.journal import is_being_written
 from sotopia_rl_data.locks import open_lock, wait
 from sotopia_rl_data.store.bucket import Bucket, is_address
-from sotopia_rl_data.store.disk import replace_file, storing
+from sotopia_rl_data.store.disk import private_file, replace_file, storing
 
 log = logging.getLogger(__name__)
 SPOOL = "SOTOPIA_RL_DATA_SPOOL"
@@ -171,12 +171,11 @@ class Segments:
                 return
             path = self._directory / _FETCHED.format(time.time_ns())
             beside = self._directory / _FOLDER / path.name
-            with beside.open("wb") as file, ThreadPoolExecutor(_AT_ONCE) as pool:
+            with private_file(beside).open("wb") as file, ThreadPoolExecutor(_AT_ONCE) as pool:
                 for first in range(0, len(new), _AT_ONCE):  # a machine that joins late has GBs to fetch
                     file.writelines(data for data, _ in pool.map(self._bucket.read, new[first : first + _AT_ONCE]))
                 file.flush()
                 os.fsync(file.fileno())
-            beside.chmod(0o600)
             state.pending, state.pending_in = new, path.name
             self._keep(state)
             beside.rename(path)

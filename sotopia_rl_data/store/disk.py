@@ -44,6 +44,13 @@ def sync_file(path: Path) -> None:
         os.close(handle)
 
 
+def private_file(path: Path) -> Path:
+    """A new, empty file that its owner alone can read, in place of one that was there."""
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    return path
+
+
 _TICK_NS = 50_000_000  # longer than one tick of any file system's clock
 
 

@@ -19,6 +19,7 @@ from fixtures.places import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sotopia_rl_data.asking.memory import EndpointMemory
 from sotopia_rl_data.errors import QueryError, StoreError
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.ledger import calls
@@ -529,3 +530,21 @@ def test_a_ledger_is_its_owners_alone(tmp_path: Path):
     journals = list(directory.glob("*.jsonl"))
     assert journals
     assert {stat.S_IMODE(path.stat().st_mode) for path in journals} == {0o600}
+
+
+def test_in_a_folder_that_others_may_enter_no_file_of_a_ledger_can_be_read_by_them(tmp_path: Path):
+    (tmp_path / "ledger").mkdir(mode=0o755)
+    directory, memory = tmp_path / "ledger", EndpointMemory(tmp_path / "ledger")
+    memory.keep(request().target, "pace", {})
+    with Ledger(directory) as ledger:
+        ledger.append(an_answer())
+        ledger.compact()
+        ledger.append(an_answer(question="And now?"))
+    EndpointMemory(directory / "new").keep(request().target, "pace", {})
+    (directory / "worker").mkdir()
+    EndpointMemory(directory / "worker").adopt(memory.text())
+    assert (directory / "worker" / "endpoints.json").exists()
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    assert {".parquet", ".arrow", ".jsonl", ".json", ".lock"} == {path.suffix for path in files}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+    assert stat.S_IMODE((directory / "new").stat().st_mode) == 0o700
