@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import errno
 import gzip
 import hashlib
 import io
@@ -94,6 +95,18 @@ class Metered(io.RawIOBase):
         if stream.peek(3)[:3] == _BOM:
             stream.read(3)
         return stream
+
+
+def read_beside(path: Path, most: int) -> bytes:
+    """The bytes of a file beside logs, at most `most`: a pipe, a device or an endless file would never end. Raises
+    OSError."""
+    if not path.is_file():
+        raise OSError(errno.ENOENT, "it is not a regular file", str(path))
+    with path.open("rb") as file:
+        read = file.read(most + 1)
+    if len(read) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
+    return read
 
 
 def _refuse_others(head: bytes) -> None:

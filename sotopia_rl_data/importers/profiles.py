@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.importers.record import json_value, model_name
+from sotopia_rl_data.importers.opened import read_beside
+from sotopia_rl_data.importers.record import MAX_RECORD, json_value, model_name
 
 RELATIONSHIPS = ("stranger", "know_by_name", "acquaintance", "friend", "romantic_relationship", "family_member")
 GENDERS = {"Man": "male", "Woman": "female", "Nonbinary": "nonbinary"}
@@ -142,7 +143,7 @@ def _load(folder: Path, key: str) -> Mapping[str, Any] | None:
     if not key or set(key) & set("/\\\0") or key.startswith("."):  # an id must not lead out of `folder`
         return None
     try:
-        value = json_value((folder / f"{key}.json").read_bytes())
+        value = json_value(read_beside(folder / f"{key}.json", MAX_RECORD))
     except (OSError, InputError):
         return None
     return value if isinstance(value, Mapping) else None

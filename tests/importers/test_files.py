@@ -27,7 +27,7 @@ from fixtures.records import (
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.importers import TrainingRow, formats, plan, read
 from sotopia_rl_data.importers.formats.format import Format, one_by_one
-from sotopia_rl_data.importers.record import nested
+from sotopia_rl_data.importers.record import MAX_RECORD, nested
 from sotopia_rl_data.refs import parse
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 
@@ -115,6 +115,19 @@ def test_profiles_beside_a_log_give_it_what_only_they_hold(tmp_path, place):
     assert (episode.codename, episode.relationship) == ("tree", "friend")
     assert episode.scenario == "A <p viewer='environment'>big</p> tree."
     assert [(a.goal, a.secret) for a in episode.agents] == [("own it", "a spy"), ("fell it", "Sam Poe sleepwalks")]
+
+
+def test_a_pipe_and_a_file_that_is_too_long_are_no_profiles(tmp_path):
+    folder = _in_the_local_backend(tmp_path)
+    (folder / "AgentProfile" / "id-0.json").unlink()
+    os.mkfifo(folder / "AgentProfile" / "id-0.json")
+    with (folder / "EnvironmentProfile" / "ENV1.json").open("a") as file:
+        file.write(" " * MAX_RECORD)
+    episode = only(folder)
+    assert (episode.codename, [agent.secret for agent in episode.agents]) == (
+        "",
+        ["Ann Lee sleepwalks", "Sam Poe sleepwalks"],
+    )
 
 
 def test_a_damaged_log_of_a_dump_is_a_failure_and_other_collections_are_passed_over(tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import os
 import re
 from pathlib import Path
 
@@ -201,6 +203,37 @@ def test_a_damaged_companion_is_listed_and_the_corpus_is_still_read(tmp_path):
     failure, episode = read([folder])
     assert failure.source == "conversations.json[c0]"
     assert (episode.meta, said(episode)) == (None, SAID)
+
+
+@pytest.mark.parametrize(
+    ("packed", "reason"),
+    [
+        (
+            b"PK\x03\x04",
+            "it is a ZIP archive (as .xlsx and .docx are): save what is in it as JSON Lines, CSV or Parquet.",
+        ),
+        (bz2.compress(b'{"Mia": {"meta": {"age": 34}}}')[:-8], "its bzip2 packing is damaged from here on."),
+    ],
+)
+def test_a_companion_of_which_nothing_can_be_read_is_listed_by_its_name(tmp_path, packed, reason):
+    folder = corpus(tmp_path / "boats")
+    (folder / "speakers.json").write_bytes(packed)
+    failure, episode = read([folder])
+    assert (failure.source, failure.reason) == ("speakers.json:1", reason)
+    assert (said(episode), {agent.meta for agent in episode.agents}) == (SAID, {None})
+
+
+def test_pipes_and_endless_files_in_the_place_of_companions_are_not_opened(tmp_path):
+    folder = corpus(tmp_path / "boats")
+    for name, stand_in in (("corpus", os.mkfifo), ("speakers", os.mkfifo), ("conversations", _endless)):
+        (folder / f"{name}.json").unlink()
+        stand_in(folder / f"{name}.json")
+    episode = only(folder)
+    assert (episode.tag, episode.meta, said(episode)) == ("", None, SAID)
+
+
+def _endless(path):
+    path.symlink_to("/dev/zero")
 
 
 # Examples

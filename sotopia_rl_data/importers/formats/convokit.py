@@ -20,8 +20,8 @@ from sotopia_rl_data.importers.dialogue import Setting, Speaker, Utterance, dial
 from sotopia_rl_data.importers.documents import json_document
 from sotopia_rl_data.importers.formats.format import Format, Located
 from sotopia_rl_data.importers.formats.utterances import UtteranceRow, episode_or_failures, in_order
-from sotopia_rl_data.importers.opened import Metered
-from sotopia_rl_data.importers.record import Record, identifier, json_value, mapping, text
+from sotopia_rl_data.importers.opened import Metered, read_beside
+from sotopia_rl_data.importers.record import MAX_RECORD, Record, identifier, json_value, mapping, text
 from sotopia_rl_data.importers.spool import Spool
 from sotopia_rl_data.schema import Episode
 
@@ -104,15 +104,21 @@ class _Metas:
         path = next((folder / name for name in names if (folder / name).is_file()), None)
         if path is None:
             return
-        with Metered(path).buffered() as stream:
-            for record, wrong in json_document(stream, path.name, 1):
-                value = record.value
-                if wrong is not None or not isinstance(value, Mapping):
-                    self.wrong.append((record, wrong.message if wrong else "the record is not an object."))
-                    continue
-                meta = value.get("meta", {key: one for key, one in value.items() if key != "vectors"})
-                if meta:
-                    self._texts[record.key] = json.dumps(meta, ensure_ascii=False)
+        try:
+            with Metered(path).buffered() as stream:
+                for record, wrong in json_document(stream, path.name, 1):
+                    self._add(record, wrong)
+        except InputError as error:  # what it is packed in is damaged, or it is no text
+            self.wrong.append((Record(None, f"{path.name}:1", b""), error.message))
+
+    def _add(self, record: Record, wrong: InputError | None) -> None:
+        value = record.value
+        if wrong is not None or not isinstance(value, Mapping):
+            self.wrong.append((record, wrong.message if wrong else "the record is not an object."))
+            return
+        meta = value.get("meta", {key: one for key, one in value.items() if key != "vectors"})
+        if meta:
+            self._texts[record.key] = json.dumps(meta, ensure_ascii=False)
 
     def of(self, key: str) -> Mapping[str, Any]:
         meta = json.loads(self._texts.get(key, "{}"))
@@ -122,7 +128,7 @@ class _Metas:
 def _corpus_name(folder: Path) -> str:
     """The name in `corpus.json`; "" where there is none that can be read."""
     try:
-        value = json_value((folder / "corpus.json").read_bytes())
+        value = json_value(read_beside(folder / "corpus.json", MAX_RECORD))
     except (OSError, InputError):
         return ""
     name = value.get("name") if isinstance(value, dict) else None
