@@ -99,7 +99,7 @@ def test_a_batch_that_never_names_its_results_ends_the_run_and_is_not_submitted_
 
 def test_a_line_that_succeeded_without_a_message_may_have_been_billed():
     client = anthropic.AnthropicBatchClient(Target("anthropic", "sim", "http://127.0.0.1:1"))
-    assert getattr(client._read({"result": {"type": "succeeded", "message": None}}), "status", None) == 200
+    assert getattr(client._read_line({"result": {"type": "succeeded", "message": None}}), "status", None) == 200
 
 
 @pytest.mark.slow
@@ -261,7 +261,7 @@ def test_a_lost_answer_to_a_submission_is_looked_for_and_not_submitted_again(pro
     with running(stall="created", hang=30, batch_seconds=0.3) as at:
         asked = questions(10, target(provider, at))
         client = batches(provider, at)
-        client._sdk = client._sdk.with_options(timeout=0.5)
+        client.patience_s = 0.5
         outcome, _ = ask_in_batches(asked, client, tmp_path)
         assert (outcome.asked, at.log()["batch"]["sizes"]) == (10, [10])
 
@@ -272,7 +272,7 @@ def test_of_two_batches_of_one_size_the_custom_ids_say_which_is_ours(tmp_path: P
     with running(stall="created", hang=30, batch_seconds=600) as at:
         ours, strangers = questions(4, target("anthropic", at)), questions(8, target("anthropic", at))[4:]
         client = batches("anthropic", at)
-        client._sdk = client._sdk.with_options(timeout=0.5)
+        client.patience_s = 0.5
         away = replace(QUICK, wait=False)
         assert ask_in_batches(ours, client, tmp_path, batching=away)[0].in_batches == 4
         ask_in_batches(strangers, batches("anthropic", at), tmp_path / "other", batching=away)
@@ -290,7 +290,7 @@ def test_of_two_batches_of_one_size_the_custom_ids_say_which_is_ours(tmp_path: P
 def test_a_submission_that_never_arrived_is_made_again_once_that_is_certain(provider: str, tmp_path: Path):
     with running(stall="create", hang=30) as at:
         client = batches(provider, at)
-        client._sdk = client._sdk.with_options(timeout=0.5)
+        client.patience_s = 0.5
         outcome, _ = ask_in_batches(questions(3, target(provider, at)), client, tmp_path)
         assert (outcome.asked, at.log()["batch"]["sizes"]) == (3, [3])
 

@@ -11,16 +11,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Set
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
-from sotopia_rl_data.asking import anthropic, refusals, transport
+from sotopia_rl_data.asking import anthropic, refusals
 from sotopia_rl_data.asking.batch.client import BatchClient, BatchLimits, BatchSearch, BatchState, cancelled, expired
 from sotopia_rl_data.asking.batch.intent import Intent
 from sotopia_rl_data.request import Reply, Target
-
-if TYPE_CHECKING:
-    from anthropic.types.messages import MessageBatch, MessageBatchRequestCounts
 
 LIMITS = BatchLimits(requests=100_000, size_bytes=256_000_000)
 _STATUS = {
@@ -34,6 +31,7 @@ _STATUS = {
     "timeout_error": 504,
     "overloaded_error": 529,
 }
+_COUNTED = ("processing", "succeeded", "errored", "canceled", "expired")
 _OPEN, _BETWEEN, _CLOSE = b'{"requests":[', b",", b"]}"
 
 
@@ -41,66 +39,44 @@ class AnthropicBatchClient(BatchClient):
     """Batches of messages."""
 
     api = anthropic.API
+    batches, after = "/v1/messages/batches", "after_id"
 
     def __init__(self, target: Target, limits: BatchLimits = LIMITS) -> None:
-        import anthropic as sdk
-
-        super().__init__(target, limits, sdk, sdk.AnthropicError)
-        self._sdk = anthropic.sdk_client(self._key, target.base_url, self._http)
-        transport.withhold_headers(self._sdk, target)
-
-    @property
-    def _batches(self) -> Any:
-        return self._sdk.messages.batches
+        super().__init__(target, limits)
 
     def _line(self, custom_id: str, body: dict[str, Any]) -> dict[str, Any]:
         return {"custom_id": custom_id, "params": body}
 
     async def create(self, lines: Path, intent: Intent) -> str:
         """Create the batch; returns its id. The body, up to a quarter of a gigabyte, is streamed from the file."""
-        from anthropic.types.messages import MessageBatch
-
         size = len(_OPEN) + lines.stat().st_size - len(_BETWEEN) + len(_CLOSE)
-        headers = {"Content-Type": "application/json", "Content-Length": str(size)}
-        with self._our_errors():
-            batch = await self._sdk.post(
-                "/v1/messages/batches", content=_body(lines), cast_to=MessageBatch, options={"headers": headers}
-            )
-        return batch.id
+        headers = {"Content-Length": str(size)}
+        return self._id(await self._ask("POST", self.batches, size, data=_body(lines), headers=headers))
 
     async def find(self, intent: Intent, known: Set[str]) -> str | BatchSearch:
         """The id of the ended batch with our custom_ids; UNCERTAIN where a running batch may be ours."""
         search = BatchSearch.ABSENT
-        with self._our_errors():
-            async for batch in self._sdk.messages.batches.list(limit=100):
-                if batch.id == intent.after:
-                    break
-                if batch.id in known or _total(batch) not in (None, intent.count):
-                    continue
-                if not _has_ended(batch):
-                    search = BatchSearch.UNCERTAIN
-                elif await self._is_of(batch.id, intent):
-                    return batch.id
+        async for batch in self._listed():
+            if batch["id"] == intent.after:
+                break
+            if batch["id"] in known or _total(batch) not in (None, intent.count):
+                continue
+            if not _has_ended(batch):
+                search = BatchSearch.UNCERTAIN
+            elif await self._is_of(batch["id"], intent):
+                return self._id(batch)
         return search
 
     async def state(self, batch: str) -> BatchState:
         """The state of the batch. Anthropic counts the requests that are done only at the end."""
-        with self._our_errors():
-            retrieved = await self._sdk.messages.batches.retrieve(batch)
-        total = _total(retrieved)
-        done = 0 if total is None else total - retrieved.request_counts.processing
-        return BatchState(_has_ended(retrieved), done)
+        told = await self._ask("GET", f"{self.batches}/{quote(batch, safe='')}")
+        total = _total(told)
+        return BatchState(_has_ended(told), 0 if total is None else total - told["request_counts"]["processing"])
 
     async def _results_files(self, batch: str) -> AsyncGenerator[AsyncIterator[bytes]]:
         """The results lie below the batch's own URL: a `results_url` may be another host's, which gets no key."""
-        from anthropic.types.messages import MessageBatch
-
-        path, headers = f"/v1/messages/batches/{quote(batch, safe='')}/results", {"X-Stainless-Raw-Response": "stream"}
-        response: Any = await self._sdk.get(path, cast_to=MessageBatch, options={"headers": headers})
-        try:
-            yield response.iter_bytes()
-        finally:
-            await response.close()
+        async with self._called("GET", f"{self.batches}/{quote(batch, safe='')}/results") as response:
+            yield self._pieces(response)
 
     async def _is_of(self, batch: str, intent: Intent) -> bool:
         """Whether any of the batch's results belongs to the intent."""
@@ -127,17 +103,17 @@ class AnthropicBatchClient(BatchClient):
         raise refusals.status_error(self.target, _STATUS.get(str(name), 500), body, {})
 
 
-def _has_ended(batch: MessageBatch) -> bool:
+def _has_ended(batch: dict[str, Any]) -> bool:
     """By its state, or by its time where a server has another word for that."""
-    return batch.processing_status == "ended" or getattr(batch, "ended_at", None) is not None
+    return batch.get("processing_status") == "ended" or batch.get("ended_at") is not None
 
 
-def _total(batch: MessageBatch) -> int | None:
+def _total(batch: dict[str, Any]) -> int | None:
     """The requests in a batch; None where a server does not count them."""
-    counts: MessageBatchRequestCounts | None = getattr(batch, "request_counts", None)
-    if counts is None:
-        return None
-    return counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
+    counts = batch.get("request_counts")
+    numbers = [counts.get(name) for name in _COUNTED] if isinstance(counts, dict) else [None]
+    whole = [number for number in numbers if isinstance(number, int)]
+    return sum(whole) if len(whole) == len(numbers) else None
 
 
 async def _body(lines: Path) -> AsyncIterator[bytes]:

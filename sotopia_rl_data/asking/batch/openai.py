@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Set
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
-from sotopia_rl_data.asking import openai, refusals, transport
+from sotopia_rl_data.asking import openai, refusals
 from sotopia_rl_data.asking.batch.client import BatchClient, BatchLimits, BatchSearch, BatchState, cancelled, expired
 from sotopia_rl_data.asking.batch.intent import Intent
+from sotopia_rl_data.asking.keys import key_for
 from sotopia_rl_data.errors import Rejected, Unavailable
 from sotopia_rl_data.request import Reply, Target
 
@@ -27,72 +29,71 @@ class OpenAIBatchClient(BatchClient):
     """Batches of chat completions."""
 
     api = openai.API
+    batches, after = "/batches", "after"
 
     def __init__(self, target: Target, limits: BatchLimits = LIMITS) -> None:
-        import openai as sdk
-
-        super().__init__(target, limits, sdk, sdk.OpenAIError)
-        self._sdk = openai.sdk_client(self._key, target.base_url, self._http)
-        transport.withhold_headers(self._sdk, target)
-
-    @property
-    def _batches(self) -> Any:
-        return self._sdk.batches
+        super().__init__(target, limits)
 
     def _line(self, custom_id: str, body: dict[str, Any]) -> dict[str, Any]:
         return {"custom_id": custom_id, "method": "POST", "url": ENDPOINT, "body": body}
 
     async def upload(self, lines: Path, intent: Intent) -> str:
         """Upload the file; returns its id."""
-        with self._our_errors(), lines.open("rb") as file:
+        import aiohttp
+
+        with lines.open("rb") as file:
+            form = aiohttp.FormData({"purpose": "batch"})
             name = f"sotopia-rl-data-{intent.id}.jsonl"
-            uploaded = await self._sdk.files.create(file=(name, file, "application/jsonl"), purpose="batch")
-        return uploaded.id
+            form.add_field("file", file, filename=name, content_type="application/jsonl")
+            body = form()
+            size = lines.stat().st_size
+            return self._id(await self._ask("POST", "/files", size, data=body, headers=body.headers))
 
     async def create(self, lines: Path, intent: Intent) -> str:
-        with self._our_errors():
-            batch = await self._sdk.batches.create(
-                input_file_id=intent.file,
-                endpoint=ENDPOINT,
-                completion_window="24h",
-                metadata={_NAME: intent.id},
-            )
-        return batch.id
+        wanted = {
+            "input_file_id": intent.file,
+            "endpoint": ENDPOINT,
+            "completion_window": "24h",
+            "metadata": {_NAME: intent.id},
+        }
+        return self._id(await self._ask("POST", self.batches, json=wanted))
 
     async def find(self, intent: Intent, known: Set[str]) -> str | BatchSearch:
         """The batch that has the intent's id in its metadata, or its file as input."""
-        with self._our_errors():
-            async for batch in self._sdk.batches.list(limit=100):
-                if batch.id == intent.after:
-                    break
-                if (batch.metadata or {}).get(_NAME) == intent.id or batch.input_file_id == intent.file:
-                    return batch.id
+        async for batch in self._listed():
+            if batch["id"] == intent.after:
+                break
+            metadata = batch.get("metadata")
+            named = isinstance(metadata, dict) and metadata.get(_NAME) == intent.id
+            if named or batch.get("input_file_id") == intent.file:
+                return self._id(batch)
         return BatchSearch.ABSENT
 
     async def state(self, batch: str) -> BatchState:
-        with self._our_errors():
-            retrieved = await self._sdk.batches.retrieve(batch)
-        status, done = str(retrieved.status).lower(), sum(_counts(retrieved))
+        told = await self._ask("GET", f"{self.batches}/{quote(batch, safe='')}")
+        status, done = _status(told), sum(_counts(told))
         if status != "failed":  # where a server has another word for the end, its time still tells it
-            ended = status in _ENDED or any(getattr(retrieved, f"{name}_at", None) for name in _ENDED)
+            ended = status in _ENDED or any(told.get(f"{name}_at") for name in _ENDED)
             return BatchState(ended, done, status == "cancelled")
-        errors = (retrieved.errors and retrieved.errors.data) or []
-        reasons = "; ".join(error.message or error.code or "" for error in errors[:3]) or "no reason given"
+        errors = told.get("errors")
+        reasons = refusals.provider_text(errors, key_for(self.target).value) or "no reason given"
         refused = Rejected(f"{self.target.model} at {self.target.base_url} does not take the batch: {reasons}")
-        return BatchState(True, refused=refused, full=any(error.code == _FULL for error in errors))
+        listed = errors.get("data") if isinstance(errors, dict) else None
+        codes = [error.get("code") for error in listed if isinstance(error, dict)] if isinstance(listed, list) else []
+        return BatchState(True, refused=refused, full=_FULL in codes)
 
     async def _results_files(self, batch: str) -> AsyncGenerator[AsyncIterator[bytes]]:
         """The answers first, then the errors. Raises Unavailable where a batch that has ended names no file for them
         yet: what is in it was paid for."""
-        retrieved = await self._sdk.batches.retrieve(batch)
-        names, (completed, failed) = (retrieved.output_file_id, retrieved.error_file_id), _counts(retrieved)
-        has_results = failed or str(retrieved.status).lower() == "completed"
-        if (completed and not names[0]) or (has_results and not any(names)):
+        told = await self._ask("GET", f"{self.batches}/{quote(batch, safe='')}")
+        names, (completed, failed) = ("output_file_id", "error_file_id"), _counts(told)
+        files = [self._id(told, name) if told.get(name) else "" for name in names]
+        has_results = failed or _status(told) == "completed"
+        if (completed and not files[0]) or (has_results and not any(files)):
             raise Unavailable(f"{self.target.model}: the batch has ended, and names no file of results yet", status=200)
-        for name in names:
-            if name:
-                async with self._sdk.files.with_streaming_response.content(name) as response:
-                    yield response.iter_bytes()
+        for file in filter(None, files):
+            async with self._called("GET", f"/files/{quote(file, safe='')}/content") as response:
+                yield self._pieces(response)
 
     def _outcome(self, line: dict[str, Any]) -> Reply:
         response, error = line.get("response"), line.get("error")
@@ -107,11 +108,17 @@ class OpenAIBatchClient(BatchClient):
             raise expired(self.target)
         if code == "batch_cancelled":
             raise cancelled(self.target)
-        raise Unavailable(f"{self.target.model}: {refusals.provider_text(error) or 'no reason given'}")
+        told = refusals.provider_text(error, key_for(self.target).value)
+        raise Unavailable(f"{self.target.model}: {told or 'no reason given'}")
 
 
-def _counts(batch: Any) -> tuple[int, int]:
+def _status(batch: dict[str, Any]) -> str:
+    status = batch.get("status")
+    return status.lower() if isinstance(status, str) else ""
+
+
+def _counts(batch: dict[str, Any]) -> tuple[int, int]:
     """How many lines are completed and how many failed, as far as the server counts them."""
-    counts = getattr(batch, "request_counts", None)
-    completed, failed = (getattr(counts, name, None) for name in ("completed", "failed"))
+    counts = batch.get("request_counts")
+    completed, failed = (counts.get(name) if isinstance(counts, dict) else 0 for name in ("completed", "failed"))
     return (completed if isinstance(completed, int) else 0, failed if isinstance(failed, int) else 0)

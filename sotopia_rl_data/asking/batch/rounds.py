@@ -86,7 +86,11 @@ async def ask_batch(
 
 
 class _ResponseLost(Exception):
-    """A batch was submitted and the response was lost: the batch may have begun."""
+    """A batch was submitted and the response was lost, or is none: the batch may have begun."""
+
+    def __init__(self, error: Unavailable) -> None:
+        super().__init__(error.message)
+        self.error = error
 
 
 class _BatchRun:
@@ -422,7 +426,8 @@ class _BatchRun:
             await self._submit(intent)
 
     async def _submit(self, intent: Intent) -> None:
-        """Submit a batch. Where the response is lost, `_look_for` finds out later whether it began."""
+        """Submit a batch. Where the response is lost, `_look_for` finds out later whether it began: in this run, or in
+        the next where the server took the batch and gave no id, which it would do again."""
         self._take(intent)
         try:
             ready = await self._prepare(intent)
@@ -430,7 +435,9 @@ class _BatchRun:
         except Rejected:
             self._never_began(intent)
             raise
-        except _ResponseLost:
+        except _ResponseLost as lost:
+            if lost.error.status == 200:
+                raise lost.error from None
             return
         self._outcome.sent += intent.count
 
@@ -454,7 +461,7 @@ class _BatchRun:
         except Unavailable as error:
             if error.status == 429:
                 raise
-            raise _ResponseLost from error
+            raise _ResponseLost(error) from error
         log.info("submitted the batch %s of %d requests", batch, intent.count)
         return self._folder.keep(replace(intent, batch=batch))
 
