@@ -142,7 +142,8 @@ def settings_errors() -> Iterator[None]:
 
 
 def check_patterns(name: str, revision: str | None = None) -> None:
-    """Raises ValueError where an adapter in a folder or repository, which transformers loads too, has an expression."""
+    """Raises ValueError where an adapter in a folder or repository, which transformers loads too, has an expression
+    that could be tried without end."""
     from transformers.utils import find_adapter_config_file
 
     check_adapter_settings(find_adapter_config_file(name, revision=revision))
