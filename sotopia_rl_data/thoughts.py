@@ -89,29 +89,33 @@ def _outside_blocks(text: str, depth: int = 0) -> str:
         if mark["end"]:
             closers.setdefault(_name(mark), []).append(mark)
             last_closer = mark.start()
-    outside, blocks, position, tries = "", [], 0, Tries()
+    pieces: list[str] = []  # outside the blocks; there may be a million
+    is_blank, blocks, position, tries = True, [], 0, Tries()
     while (tag := _next_tag(text, tries, position)) is not None:
-        name, before = _name(tag), outside + text[position : tag.start()]
+        name = _name(tag)
+        pieces.append(text[position : tag.start()])
+        is_blank = is_blank and _is_blank(pieces[-1])
         closer = _next_of(closers.get(name, []), tag.end())
         position = tag.end()
         if tag["end"]:
-            is_answer = name not in _THOUGHT and _is_blank(text, position) and is_bare(before)
-            outside = before if is_answer else ""
-            blocks += [] if is_answer else [(name, "")]
+            is_answer = name not in _THOUGHT and _is_blank(text, position) and is_bare("".join(pieces))
+            if not is_answer:
+                pieces, is_blank = [], True
+                blocks.append((name, ""))
         elif closer is not None:
-            outside = before
             blocks.append((name, text[position : closer.start()]))
             position = closer.end()
         elif name in _THOUGHT:
             raise _cut_off()
-        elif tag["open"] == "<" and _is_blank(before) and last_closer < position and not _is_blank(text, position):
+        elif tag["open"] == "<" and is_blank and last_closer < position and not _is_blank(text, position):
             *_, last = [tag, *_tags(_outside_objects(_TAG, text, tries, position))]
             if not is_bare(text[last.end() :]):
                 raise _cut_off()
-            outside, position = "", last.end()
+            pieces, position = [], last.end()
         else:
-            outside = before + tag.group()
-    after = text[position:]
+            pieces.append(tag.group())
+            is_blank = False
+    outside, after = "".join(pieces), text[position:]
     name, inside = blocks[-1] if blocks else ("", "")
     if not blocks or name in _THOUGHT or not _is_blank(after) or "{" in outside:
         return outside + after

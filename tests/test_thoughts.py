@@ -142,6 +142,13 @@ def test_many_objects_that_stay_open_take_no_time(read: Callable[[str], object],
     assert time.process_time() - began < 3.0
 
 
+@pytest.mark.parametrize("piece", ["[a]", "x<a></a>"])
+def test_many_tags_in_a_text_take_no_time(piece: str):
+    began = time.process_time()
+    without_thought(piece * 500_000)
+    assert time.process_time() - began < 4.0
+
+
 def nested(count: int) -> str:
     """An answer in so many blocks, each with a name of its own."""
     blocks = range(count)
