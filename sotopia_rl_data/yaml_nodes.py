@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,7 @@ _DEEPEST = 40  # lists and mappings within each other
 _MOST = 1_000_000  # values of a file, its aliases written out
 _TEXT_TAGS = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:binary")
 _DIGITS = 19
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 def text_of(path: Path) -> str:
@@ -82,6 +84,8 @@ class NodeReader:
     def _size(self, node: Any, known: dict[int, int], depth: int) -> int:
         """How many values a node has, aliases written out; more than can be read is wrong."""
         if isinstance(node.value, str):
+            if _HALF_PAIR.search(node.value):
+                self.wrong(node, "this text holds half of a surrogate pair: write the character itself")
             return 1
         if known.get(id(node)) == 0:
             self.wrong(node, "this contains itself")

@@ -36,6 +36,8 @@ WRONG = {  # a text, and how its error goes on after "x.yaml:"
     "a tag of one's own": ("a: !mine 3\n", "1: "),
     "a list as a key": ("? [1, 2]\n: 3\n", "1: "),
     "a mapping as a key": ("? {a: 1}\n: 3\n", "1: "),
+    "half of a surrogate pair": ('a: 1\nb: ["\\ud800"]\n', "2: this text holds half of a surrogate pair"),
+    "half of a surrogate pair as a key": ('a: 1\n"\\udfff": 1\n', "2: this text holds half of a surrogate pair"),
     "a control character": ("a: \x00\n", ""),
     "two documents": ("a: 1\n---\nb: 2\n", "3: this is not YAML: a second document begins here"),
     "a merge of text": ("<<: text\n", "1: "),

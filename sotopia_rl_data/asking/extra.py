@@ -32,6 +32,8 @@ _RESERVED = {
     "max_tokens": "write --max-tokens, or `max_tokens` under `sampling` in a judges file",
 }
 
+_LONGEST = 100_000  # characters as JSON: they are part of every request, and of its record
+
 
 def extra_of(options: Iterable[str]) -> dict[str, Any]:
     """The parameters that `KEY=VALUE` options give: a dotted KEY is a path into objects, a VALUE is JSON, or else text.
@@ -65,18 +67,38 @@ def check_extra(extra: Mapping[str, Any]) -> None:
             place = place.get(part, _ABSENT) if isinstance(place, Mapping) else _ABSENT
         if place is not _ABSENT:
             raise UsageError(f"The parameter {name!r} cannot be given as an extra.", hint)
+    _check_names(extra)
     try:
         text = json.dumps(extra, allow_nan=False)
+        json.dumps(extra, ensure_ascii=False).encode()  # half of a surrogate pair could not be kept
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"The extra parameters hold a value that JSON cannot: {error}.",
             "use strings, finite numbers, true, false, null, lists and objects",
         ) from error
+    if len(text) > _LONGEST:
+        raise UsageError(
+            f"The extra parameters have more than {_LONGEST:,} characters.", "leave out what the server does not need"
+        )
     if redact(text) != text:
         raise UsageError(
             "An extra parameter holds a key or a password, which would be kept in the ledger and in datasets.",
             "put the key into an environment variable and name that: --key HOST=VARIABLE",
         )
+
+
+def _check_names(extra: Mapping[str, Any]) -> None:
+    """Raises UsageError where the key of an object is no text: YAML has such keys, JSON has not."""
+    left: list[Any] = [extra]
+    while left:
+        value = left.pop()
+        if isinstance(value, Mapping):
+            for name in value:
+                if not isinstance(name, str):
+                    raise UsageError(
+                        f"The extra parameters have the name {name!r}, which is no text.", "put quotes around it"
+                    )
+        left += value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
 
 
 _ABSENT = object()

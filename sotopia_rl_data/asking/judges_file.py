@@ -43,6 +43,9 @@ _HINT = (
     "urls: [http://gpu1:8000/v1, http://gpu2:8000/v1]"
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_LONGEST_URL = 2000  # characters
+_MOST_SERVERS = 1000  # of one fleet
+_MOST_TEXTS = 10_000  # different ones, each of which is searched for secrets
 _SAMPLING = ("temperature", "max_tokens")
 _ALSO = ("model", "protocol", "url", "urls", "key", "sampling", "extra", "price")
 
@@ -76,8 +79,9 @@ class _JudgesReader(NodeReader):
             self.wrong(root, "a judges file must be a list of entries")
         models: dict[str, ModelName] = {}
         prices: dict[str, dict[str, Price]] = {}
+        searched: set[int | str] = set()
         for node in root.value:
-            self._check_no_secret(node)
+            self._check_no_secret(node, searched)
             keys = self.mapping(node, "the entry", ("name",), _ALSO)
             model = self._model(keys)
             if model.id in models:
@@ -113,8 +117,11 @@ class _JudgesReader(NodeReader):
         return protocol
 
     def _url(self, node: Any) -> str:
+        url = self.text(node, "url")
+        if len(url) > _LONGEST_URL:
+            self.wrong(node, f"a URL has at most {_LONGEST_URL:,} characters")
         try:
-            return clean_url(self.text(node, "url"))
+            return clean_url(url)
         except UsageError as error:
             self.wrong(node, f"{error.message.rstrip('.')}; {error.hint}")
 
@@ -127,6 +134,8 @@ class _JudgesReader(NodeReader):
             self.wrong(node, "an entry has either `url` or `urls`")
         if not isinstance(node, yaml.SequenceNode) or not node.value:
             self.wrong(node, "`urls` must be a list of URLs")
+        if len(node.value) > _MOST_SERVERS:
+            self.wrong(node, f"`urls` may have at most {_MOST_SERVERS:,} servers")
         urls = [self._url(each) for each in node.value]
         if len(set(urls)) < len(urls):
             self.wrong(node, "two of the `urls` are the same server")
@@ -180,12 +189,19 @@ class _JudgesReader(NodeReader):
             None if longest is None else int(longest),
         )
 
-    def _check_no_secret(self, node: Any) -> None:
-        """Refuse a key or a password anywhere in the entry, without repeating it."""
+    def _check_no_secret(self, node: Any, searched: set[int | str]) -> None:
+        """Refuse a key or a password anywhere in the entry, without repeating it. `searched` has the texts, and the ids
+        of the other nodes, that were searched before: an alias is searched once."""
+        mark = node.value if isinstance(node.value, str) else id(node)
+        if mark in searched:
+            return
+        searched.add(mark)
         if isinstance(node.value, str):
+            if len(searched) > _MOST_TEXTS:
+                self.wrong(node, f"a judges file has at most {_MOST_TEXTS:,} different texts")
             if redact(node.value) != node.value:
                 self.wrong(node, "this looks like a key: put it into an environment variable, and name that in `key`")
             return
         for child in node.value:
             for part in child if isinstance(child, tuple) else (child,):
-                self._check_no_secret(part)
+                self._check_no_secret(part, searched)

@@ -27,6 +27,8 @@ from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.store.bucket import is_address
 
 NAME, VARIABLE = "sotopia-rl-data.toml", "SOTOPIA_RL_DATA_CONFIG"
+_LARGEST = 16_000  # characters: in 64,000, one dotted key (a.a.a…) takes gigabytes to read
+_MOST_USD = 1_000_000_000
 _PATHS = ("store", "ledger", "judges", "prices")
 KEYS = {
     "store": "where datasets and the ledger live",
@@ -78,8 +80,10 @@ def read() -> FileDefaults:
         return FileDefaults()
     try:
         text = yaml_nodes.read_text(path, "config file", f"fix it, or ignore it with: export {VARIABLE}=")
+        if len(text) > _LARGEST:
+            raise InputError(f"The config file {path} is longer than {_LARGEST:,} characters.", _HINT)
         given = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of a number with thousands of digits, a plain ValueError
         raise InputError(
             f"The config file {path} is not TOML: {error}.", 'write lines such as: judge = "gpt-4o"'
         ) from error
@@ -141,12 +145,16 @@ def _value(path: Path, key: str, value: Any) -> Any:
     if key not in KEYS:
         raise InputError(f"The config file {path} has the unknown key {key!r}.", _HINT)
     if key == "budget":
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-            raise InputError(f"In the config file {path}, budget must be a number of USD above 0.", "write: budget = 5")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= _MOST_USD:
+            raise InputError(
+                f"In the config file {path}, budget must be a number of USD above 0 and at most {_MOST_USD:,}.",
+                "write: budget = 5",
+            )
         return value
     many = value if isinstance(value, list) and key == "judge" else [value]
-    if not many or not all(isinstance(one, str) and one.strip() for one in many):
+    if not many or not all(isinstance(one, str) and one.strip() and "\0" not in one for one in many):
         what = "text, or a list of texts" if key == "judge" else "text"
+        what += " without NUL characters" if any("\0" in str(one) for one in many) else ""
         raise InputError(f"In the config file {path}, {key} must be {what}.", f'write: {key} = "{_EXAMPLES[key]}"')
     if any(plugins.is_file(one) for one in many):
         raise InputError(

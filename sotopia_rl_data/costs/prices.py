@@ -100,13 +100,16 @@ def _read(path: Path) -> Prices:
         text = yaml_nodes.text_of(path)
         data: Any = yaml_nodes.values(text, f"The price list {path}", "prices", hint)
         hosts = {host: _models(models) for host, models in data["hosts"].items()}
-        return Prices(str(data["as_of"]), float(data.get("batch", _BATCH)), hosts)
+        batch = float(data.get("batch", _BATCH))
+        if not 0 <= batch <= 1:
+            raise ValueError("batch is a share of the usual price, from 0 to 1")
+        return Prices(str(data["as_of"]), batch, hosts)
     except OSError as error:
         raise InputError(
             f"The price list {path} cannot be read: {error.strerror}.",
             f"check the path after --prices, or in the environment variable {VARIABLE}",
         ) from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise InputError(f"The file {path} is not a price list: {' '.join(str(error).split())}.", hint) from error
 
 
@@ -115,6 +118,8 @@ def _models(models: Mapping[str, Iterable[Any]]) -> dict[str, Price]:
     for name, price in priced.items():
         if not all(0 <= value < 1e6 for value in (price.input, price.cached, price.written, price.output)):
             raise ValueError(f"{name} has an impossible price")
+        if price.longest is not None and not 1 <= price.longest < 1e9:
+            raise ValueError(f"{name} has an impossible longest answer")
     return priced
 
 

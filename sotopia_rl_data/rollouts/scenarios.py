@@ -34,8 +34,9 @@ _BEFORE = {"environment": "environment_id", "cast": "agents", "id": "agent"}
 """The words of scenario files before they took those of episodes; both are read."""
 _FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SHOWN = 5
+_BLANKS = re.compile(r"\s*")
 _HINT = f"a scenario has {', '.join(FIELDS)}; each of its agents has {', '.join(PERSON)}"
-_OF_PERSON = re.compile(rf"({'|'.join((*PERSON, 'id'))})_(\d+)")
+_OF_PERSON = re.compile(rf"({'|'.join((*PERSON, 'id'))})_(\d{{1,6}})")
 
 _Entry = tuple[int, Any]
 """The line in which a scenario begins, and its value."""
@@ -131,17 +132,18 @@ def _yaml(content: str, file: Path) -> Iterator[_Entry]:
 
 def _json(content: str) -> Iterator[_Entry]:
     """One scenario, or a list of them."""
-    decoder, position = json.JSONDecoder(), _skip_blanks(content, 0)
+    decoder, position, line, counted = json.JSONDecoder(), _skip_blanks(content, 0), 1, 0
     listed = content.startswith("[", position)
     if listed:
         position = _skip_blanks(content, position + 1)
     while position < len(content) and not (listed and content[position] == "]"):
-        line = content.count("\n", 0, position) + 1
+        line, counted = line + content.count("\n", counted, position), position
         try:
             value, position = decoder.raw_decode(content, position)
         except (ValueError, RecursionError) as error:
-            line = error.lineno if isinstance(error, json.JSONDecodeError) else line
-            raise _Unreadable(line, "this is not JSON.") from error
+            raise _Unreadable(
+                error.lineno if isinstance(error, json.JSONDecodeError) else line, "this is not JSON."
+            ) from error
         yield line, value
         position = _skip_blanks(content, position)
         if not listed and position < len(content):
@@ -152,7 +154,8 @@ def _json(content: str) -> Iterator[_Entry]:
 
 def _skip_blanks(content: str, position: int) -> int:
     """The end of the white space that begins at `position`."""
-    return len(content) - len(content[position:].lstrip())
+    blanks = _BLANKS.match(content, position)
+    return blanks.end() if blanks else position
 
 
 def _json_lines(content: str) -> Iterator[_Entry]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.ledger.ledger import Ledger
 
+LONG = "word " * 100
 KEYS = {f"KEY_OF_{letter}": f"sk-{letter * 3}-0123456789" for letter in "ABCD"}
 
 
@@ -132,6 +135,7 @@ def test_extras_are_json_or_text_and_dots_lead_into_objects():
         (["n=3"], "'n' cannot"),
         (["api_key=sk-abcdefghij0123456789"], "holds a key"),
         (["x=[NaN]"], "not JSON"),
+        (['x="\\ud800"'], "a value that JSON cannot"),
     ],
 )
 def test_an_extra_that_cannot_be_given_is_a_sentence(given: list[str], said: str):
@@ -178,6 +182,12 @@ def test_an_entry_says_model_server_key_parameters_and_price(tmp_path: Path):
         ("- name: x\n  sampling: {max_tokens: 0}\n", ":2: `max_tokens` must be a whole number"),
         ("- name: x\n  extra: {model: y}\n", ":2: The parameter 'model'"),
         ("- name: x\n  extra: {a: sk-abcdefghij0123456789}\n", ":2: this looks like a key"),
+        ("- name: x\n  extra: {a: [{null: 1}]}\n", ":2: The extra parameters have the name None, which is no text"),
+        ("- name: x\n  extra: {1: 2}\n", ":2: The extra parameters have the name 1, which is no text"),
+        ('- name: x\n  model: "\\ud800"\n', ":2: this text holds half of a surrogate pair"),
+        (f"- name: x\n  url: http://{'a' * 2000}/v1\n", ":2: a URL has at most 2,000 characters"),
+        (f"- name: x\n  urls: [{'http://h/v1, ' * 1001}]\n", ":2: `urls` may have at most 1,000 servers"),
+        (f"- name: x\n  extra: {[f'v{i}' for i in range(10_000)]}\n", ":2: a judges file has at most 10,000 different"),
         ("- name: x\n  price: {input: 1}\n", ":2: `price` lacks `output`"),
         ("- name: x\n  price: {input: -1, output: 2}\n", ":2: `input` must be a number"),
         ("- name: x\n  extra: !!python/object/apply:os.getcwd []\n", ":2: "),
@@ -189,6 +199,19 @@ def test_a_mistake_in_the_file_is_a_sentence_with_its_line(tmp_path: Path, text:
     with pytest.raises(InputError, match=said) as caught:
         read_judges(file)
     assert not [secret for secret in ("sk-abc", "0a1b2c", "secret@") if secret in str(caught.value)]
+
+
+def test_an_alias_is_searched_for_secrets_once_and_a_secret_is_found_all_the_same(tmp_path: Path):
+    nested = "".join(f"    {name}: &{name} [{', '.join([f'*{of}'] * 9)}]\n" for of, name in pairwise("abcdef"))
+    file = tmp_path / "judges.yaml"
+    file.write_text(f"- name: x\n  extra:\n    a: &a [{LONG}]\n{nested}")
+    begun = time.process_time()
+    with pytest.raises(InputError, match=":3: The extra parameters have more than 100,000 characters"):
+        read_judges(file)
+    assert time.process_time() - begun < 8
+    file.write_text(file.read_text().replace(LONG, "sk-abcdefghij0123456789"))
+    with pytest.raises(InputError, match=":3: this looks like a key"):
+        read_judges(file)
 
 
 @pytest.mark.slow

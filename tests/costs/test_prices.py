@@ -101,6 +101,10 @@ def test_a_call_at_most_costs_the_dearest_price_that_its_input_may_reach():
         "a: [",
         "as_of: x\nhosts: {h: {m: [1, 2, 3, -4]}}",
         "as_of: x\nhosts: {h: {m: [1, 2, 3, .nan]}}",
+        "as_of: x\nhosts: {h: {m: [1, 2, 3, 4, .inf]}}",
+        "as_of: x\nhosts: {h: {m: [1, 2, 3, 4, -5]}}",
+        "as_of: x\nbatch: -1\nhosts: {h: {m: [1, 2, 3, 4]}}",
+        "as_of: x\nbatch: .nan\nhosts: {h: {m: [1, 2, 3, 4]}}",
     ],
 )
 def test_what_is_no_price_list_is_a_sentence(tmp_path: Path, text: str):

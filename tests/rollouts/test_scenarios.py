@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -158,7 +159,7 @@ def test_a_fault_is_told_with_its_line(name, suffix, tmp_path):
 def test_half_of_a_surrogate_pair_is_refused_since_no_file_of_ours_could_hold_it(suffix, tmp_path):
     path = tmp_path / f"half{suffix}"
     path.write_text(json.dumps({**TREE, "codename": "\ud83d"}))
-    with pytest.raises(InputError, match="the codename holds half of a surrogate pair"):
+    with pytest.raises(InputError, match="holds half of a surrogate pair"):
         read_scenarios(path)
 
 
@@ -179,6 +180,7 @@ def test_several_faults_are_told_at_once_and_an_id_stands_for_one_environment(tm
         ("a.jsonl", '{"a": 1}\n{', "a.jsonl:2: this is not JSON"),
         ("a.csv", "environment,scenario\nx\n", "a.csv:2: this row does not have the 2 cells"),
         ("a.csv", "environment,scenario\nx,y,z\n", "a.csv:2: this row does not have the 2 cells"),
+        ("a.csv", f"environment_id,name_{'9' * 5000}\ne,A\n", "a.csv:2: the scenario has the unknown field 'name_9999"),
         ("a.yaml", "", "holds no scenario"),
         ("a.json", "[]", "holds no scenario"),
         ("a.json", "", "holds no scenario"),
@@ -195,6 +197,15 @@ def test_a_file_that_is_no_scenario_file_is_refused_in_a_sentence(name, content,
     assert said in str(error.value)
     with pytest.raises(InputError, match="cannot be read"):
         read_scenarios(tmp_path / "absent.yaml")
+
+
+def test_a_list_of_200_000_scenarios_is_read_once_and_not_once_for_each_of_them(tmp_path):
+    (tmp_path / "many.json").write_text("[" + "{},\n" * 200_000 + "{}]")
+    begun = time.process_time()
+    with pytest.raises(InputError, match=r"many\.json:1: ") as error:
+        read_scenarios(tmp_path / "many.json")
+    assert ("many.json:5: " in error.value.message, error.value.message[-18:]) == (True, " (and 199996 more)")
+    assert time.process_time() - begun < 8
 
 
 @given(st.binary(max_size=200), st.sampled_from(FORMATS))
