@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import os
 import re
 import zlib
 from collections.abc import Callable
@@ -21,6 +22,9 @@ from typing import Any
 from sotopia_rl_data.errors import InputError
 
 BUFFER = 1 << 20
+MOST_TIMES = 1_000
+"""A file unpacks to no more times its size: text packs to a fifth, and logs that repeat themselves to a hundredth."""
+_FEW_BYTES = 1 << 20  # that a file may unpack to whatever its size; tiny lines cost seconds a megabyte
 _GZIP, _ZSTD, _XZ, _BZIP2 = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\x00", re.compile(rb"BZh[1-9]1AY&SY")
 _BOM = codecs.BOM_UTF8
 _MARKS = {  # that of UTF-32-LE begins with that of UTF-16-LE
@@ -73,21 +77,21 @@ class Metered(io.RawIOBase):
             pass
 
     def buffered(self) -> io.BufferedReader[Any]:
-        """The file's text as UTF-8 bytes, in blocks of a megabyte. Where what packs it is damaged, reading raises
-        InputError."""
+        """The file's text as UTF-8 bytes, in blocks of a megabyte. Where what packs it is damaged, or
+        unpacks without end, reading raises InputError."""
         stream: io.BufferedReader[Any] = io.BufferedReader(self, BUFFER)
-        head = stream.peek(10)
+        head, most = stream.peek(10), max(_FEW_BYTES, MOST_TIMES * os.fstat(self._file.fileno()).st_size)
         if head.startswith(_GZIP):
-            stream = io.BufferedReader(_Unpacked(gzip.GzipFile(fileobj=stream), "gzip"), BUFFER)
+            stream = io.BufferedReader(_Unpacked(gzip.GzipFile(fileobj=stream), "gzip", most), BUFFER)
         elif head.startswith(_ZSTD):
             import pyarrow as pa
 
             unpacked = pa.CompressedInputStream(pa.PythonFile(stream, "r"), "zstd")
-            stream = io.BufferedReader(_Unpacked(unpacked, "zstd"), BUFFER)
+            stream = io.BufferedReader(_Unpacked(unpacked, "zstd", most), BUFFER)
         elif _BZIP2.match(head):
-            stream = io.BufferedReader(_Unpacked(bz2.BZ2File(stream), "bzip2"), BUFFER)
+            stream = io.BufferedReader(_Unpacked(bz2.BZ2File(stream), "bzip2", most), BUFFER)
         elif head.startswith(_XZ):
-            stream = io.BufferedReader(_Unpacked(lzma.LZMAFile(stream), "xz"), BUFFER)  # noqa: SIM115 – closed with the stream
+            stream = io.BufferedReader(_Unpacked(lzma.LZMAFile(stream), "xz", most), BUFFER)  # noqa: SIM115 – closed with the stream
         _refuse_others(stream.peek(512))
         coding = _coding(stream.peek(4)[:256])
         if coding:
@@ -134,10 +138,11 @@ def _coding(head: bytes) -> str:
 
 
 class _Unpacked(io.RawIOBase):
-    """What a packed file holds. `packed` has `read`; damage to it is an InputError that names the packing."""
+    """What a packed file holds. `packed` has `read`; damage to it is an InputError that names the packing, and so is
+    what comes after the first `most` bytes."""
 
-    def __init__(self, packed: Any, name: str) -> None:
-        self._packed, self._name = packed, name
+    def __init__(self, packed: Any, name: str, most: int) -> None:
+        self._packed, self._name, self._left = packed, name, most
 
     def readable(self) -> bool:
         return True
@@ -149,6 +154,9 @@ class _Unpacked(io.RawIOBase):
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk's own error
             raise InputError(f"its {self._name} packing is damaged from here on.") from error
+        self._left -= len(data)
+        if self._left < 0:
+            raise InputError(f"its {self._name} packing unpacks to more than {MOST_TIMES:,} times its size.")
         buffer[: len(data)] = data
         return len(data)
 

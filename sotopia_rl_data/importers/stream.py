@@ -21,7 +21,7 @@ from typing import Any
 
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.importers.documents import Entry
-from sotopia_rl_data.importers.opened import BUFFER
+from sotopia_rl_data.importers.opened import BUFFER, MOST_TIMES
 from sotopia_rl_data.importers.record import MAX_RECORD, Record, json_value
 
 PARQUET, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
@@ -31,8 +31,7 @@ _ROWS = 256
 # Real tables have a byte or more a row, and pack to a tenth or a hundredth of their size.
 _MOST_ROWS_A_BYTE = 10  # of a Parquet file with more than …
 _FEW_ROWS = 1_000_000
-_MOST_TIMES = 1_000  # a file unpacks to no more times its size, if it unpacks to more than …
-_FEW_BYTES = 1 << 30
+_FEW_BYTES = 1 << 30  # that a file may unpack to whatever its size
 _AT_ONCE = 64 << 20  # bytes of a column that are unpacked at once, since every row may repeat its longest value
 
 
@@ -133,14 +132,14 @@ def arrow_rows(path: Path, name: str, only: Container[str] | None = None) -> Ite
     import pyarrow as pa
 
     count = unpacked = made = 0  # rows, and bytes as Arrow and as we have them: Arrow keeps what rows share once
-    most = max(_FEW_BYTES, _MOST_TIMES * path.stat().st_size)
+    most = max(_FEW_BYTES, MOST_TIMES * path.stat().st_size)
     try:
         for batch in _batches(path):
             unpacked += batch.nbytes
             read = [i for i, column in enumerate(batch.schema.names) if only is None or column in only]
             for part in _parts(batch.select(read)):
                 if max(unpacked, made) > most:
-                    raise InputError(f"it unpacks to more than {_MOST_TIMES:,} times its size from row {count:,} on.")
+                    raise InputError(f"it unpacks to more than {MOST_TIMES:,} times its size from row {count:,} on.")
                 for row, wrong in _values(part):
                     yield Record(row, f"{name}[{count}]"), wrong
                     count += 1

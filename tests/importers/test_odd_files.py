@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import bz2
+import gzip
 import json
 import lzma
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from fixtures.formats import ROWS, SAID, csv_text
 from fixtures.records import failures, only
@@ -18,6 +21,12 @@ from sotopia_rl_data.schema import Episode
 
 ASK, ANSWER = {"role": "user", "content": "Is it open?"}, {"role": "assistant", "content": "Until six."}
 BARE = [ASK, ANSWER]
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "zstd": lambda data: pa.compress(data, "zstd", asbytes=True),
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+}
 TWO = [("user", "Is it open?"), ("assistant", "Until six.")]
 
 
@@ -94,6 +103,28 @@ def test_times_order_rows_only_where_their_order_is_known_and_are_kept(tmp_path,
     episode = only(written(tmp_path, "a.csv", csv_text(rows)))
     assert said(episode) == [SAID[i] for i in order]
     assert [json.loads(turn.meta or "{}")["created_at"] for turn in episode.turns] == [times[i] for i in order]
+
+
+# What is packed
+
+
+@pytest.mark.parametrize("packing", ["gzip", "zstd", "bzip2", "xz"])
+def test_what_unpacks_without_end_is_a_failure_after_the_records_before_it(tmp_path, packing):
+    lines, endless = (json.dumps({"messages": BARE}).encode() + b"\n") * 20, b"\n" * 20_000_000
+    *episodes, failure = read([written(tmp_path, "a.jsonl.gz", PACK[packing](lines + endless))])
+    assert [said(one) for one in episodes] == [TWO] * 20
+    assert failure.source == "a.jsonl.gz:1"
+    assert failure.reason == f"its {packing} packing unpacks to more than 1,000 times its size."
+    with pytest.raises(InputError, match="unpacks to more than 1,000 times its size"):
+        read([written(tmp_path, "b.jsonl.gz", PACK[packing](b"[1]" + endless))])
+
+
+@pytest.mark.parametrize("packing", ["gzip", "zstd", "bzip2", "xz"])
+def test_equal_rows_of_a_megabyte_are_read_whole_however_well_they_pack(tmp_path, packing):
+    lines = (json.dumps({"messages": BARE}).encode() + b"\n") * 8_000
+    assert 800_000 < len(lines) < 1 << 20
+    path = written(tmp_path, "a.jsonl.gz", PACK[packing](lines))
+    assert sum(1 for one in read([path]) if isinstance(one, Episode)) == 8_000
 
 
 # Documents
