@@ -219,10 +219,11 @@ def _values(rows: Any) -> Iterator[tuple[Any, InputError | None]]:
 
 
 def _plain(value: Any) -> Any:
-    """A value of Arrow as JSON has it: NaN is null, a time is text. Raises InputError for bytes that are not text."""
+    """A value of Arrow as JSON has it: NaN is null; a time, a duration or an id is text, a map a list of pairs. Raises
+    InputError for bytes that are not text."""
     if isinstance(value, dict):
         return {name: _plain(one) for name, one in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [_plain(one) for one in value]
     if isinstance(value, float):
         return None if math.isnan(value) else value
@@ -233,4 +234,6 @@ def _plain(value: Any) -> Any:
             raise InputError("it holds bytes that are not UTF-8 text.") from error
     if isinstance(value, Decimal):
         return float(value)
-    return value.isoformat() if isinstance(value, (datetime, date, time)) else value
+    if isinstance(value, (datetime, date, time)):
+        return value.isoformat()
+    return value if value is None or isinstance(value, (str, int)) else str(value)

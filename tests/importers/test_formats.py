@@ -7,7 +7,9 @@ import gzip
 import json
 import os
 import re
+from datetime import date, timedelta
 from pathlib import Path
+from uuid import UUID
 
 import datasets
 import pyarrow as pa
@@ -408,6 +410,25 @@ def test_a_parquet_nan_is_missing_and_a_time_is_text(tmp_path):
     when = datetime.datetime(2026, 1, 2, 3)
     pq.write_table(pa.Table.from_pylist([row | {"at": when} for row in ROWS]), tmp_path / "b.parquet")
     assert json.loads(only(tmp_path / "b.parquet").meta)["at"] == "2026-01-02T03:00:00"
+
+
+@pytest.mark.parametrize(
+    ("column", "read_as"),
+    [
+        (pa.array([timedelta(days=1, seconds=2)] * 4, pa.duration("s")), "1 day, 0:00:02"),
+        (pa.array([{"took": timedelta(seconds=2)}] * 4), {"took": "0:00:02"}),
+        (pa.array([[("of", date(2026, 1, 2))]] * 4, pa.map_(pa.string(), pa.date32())), [["of", "2026-01-02"]]),
+        (pa.array([[("as", b"bytes")]] * 4, pa.map_(pa.string(), pa.binary())), [["as", "bytes"]]),
+        (
+            pa.ExtensionArray.from_storage(pa.uuid(), pa.array([UUID(int=7).bytes] * 4, pa.binary(16))),
+            "00000000-0000-0000-0000-000000000007",
+        ),
+    ],
+    ids=["duration", "struct", "dates", "bytes", "uuid"],
+)
+def test_a_column_of_a_type_that_json_lacks_is_kept_as_text(tmp_path, column, read_as):
+    pq.write_table(pa.Table.from_pylist(ROWS).append_column("more", column), tmp_path / "a.parquet")
+    assert json.loads(only(tmp_path / "a.parquet").meta)["more"] == read_as
 
 
 def test_a_folder_lists_every_file_that_it_passes_over(tmp_path):
