@@ -19,7 +19,7 @@ _NUMBERED_WORDS = re.compile(r"(?:[A-Z]{0,4}[a-z]{3,}+|[A-Z]{2,}+|(?<![0-9])[0-9
 _SETTING = re.compile(r"[a-z]{0,12}[0-9]{0,6}e?")  # of a run's name: ppo-lora-r64-bs128-lr1e-5
 _PLACEHOLDER = re.compile(  # or where the value is: arn:…, process.env.…, /run/…, vault:secret/data/…, raw/1.parquet
     r"^(?:[<>{}()\[$%]|&lt;|//|arn:|urn:|(?:[a-z]{2,8}\.){,2}env\."
-    r"|(?:(?:[a-z-]{2,20}|[a-z]{2,}(?:[A-Z][a-z]{2,}){1,3})[:/]/?|[~.]{0,2}/)[a-z]{2,10}/)"
+    r"|[a-z0-9.-]+:[0-9]{1,5}=|(?:(?:[a-z-]{2,20}|[a-z]{2,}(?:[A-Z][a-z]{2,}){1,3})[:/]/?|[~.]{0,2}/)[a-z]{2,10}/)"
     r"|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example|x{5}|your[-_])|/[^/]+\.[a-z]{2,7}$|(?:/[^/]{1,2}){2}/"
 )
 _MADE_UP = re.compile(  # Sunny!Lake42, Welcome123!

@@ -70,7 +70,7 @@ class ApiClient:
         self.target = target
         self._url = with_path(target.base_url, self.api.path)
         key = api_key(target)
-        sdk = self.api.sdk_client(key, target.base_url, httpx2.AsyncClient())
+        sdk = self.api.sdk_client(key, target.base_url, httpx2.AsyncClient(trust_env=False))  # it only signs
         withhold_headers(sdk, target)
         self._headers: dict[str, object] = {**sdk.default_headers, **sdk.auth_headers}
         if has_azure_version(target.base_url):
@@ -152,7 +152,7 @@ class ApiClient:
                 raw = unpacked(await self._read(response))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             sent = not isinstance(error, aiohttp.ClientConnectorError)
-            raise unreachable(self.target, _reason(error), sent) from None
+            raise unreachable(self.target, reason_of(error), sent) from None
         answer = json_or_none(raw)
         if response.status >= 300:
             told = answer if answer is not None else page_text(raw[:_LONGEST_PAGE].decode(errors="replace"))
@@ -203,7 +203,7 @@ def _proxy_for(url: str) -> str | None:
     return getproxies().get(parts.scheme)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Why a request got no response, without the host, its address and port: data holds what errors say."""
     import aiohttp
 

@@ -241,8 +241,8 @@ def _ignore_interrupts() -> None:
 
 
 def _say(message: str, hint: str) -> None:
-    from sotopia_rl_data.secrets import redact
+    from sotopia_rl_data.secrets import env_secrets, hide, redact
 
     console.say("error: ", "red", redact(message, loosely=False))
     if hint:
-        console.say(" hint: ", "green", redact(hint, loosely=False))
+        console.say(" hint: ", "green", hide(hint, *env_secrets()))  # of our own words none has the shape of a key

@@ -24,7 +24,7 @@ from sotopia_rl_data.formats import newer
 from sotopia_rl_data.ledger.attempt import Attempt
 from sotopia_rl_data.ledger.journal import Journal
 from sotopia_rl_data.locks import LockedFolder, is_held, let_go, open_lock, take
-from sotopia_rl_data.store.disk import sync_file
+from sotopia_rl_data.store.disk import private_file, sync_file
 
 _SHARED = "holds-shared"
 _LOCK, _RUNS = ".budget.lock", ".budget"
@@ -144,7 +144,7 @@ class Reservations:
             return
         self.others = {place: hold for place, hold in self.others.items() if hold.run and not hold.batch}
         beside = self._path.with_suffix(".tmp")
-        beside.write_bytes(b"".join(_line(hold, hold.usd) for hold in self.others.values()))
+        private_file(beside).write_bytes(b"".join(_line(hold, hold.usd) for hold in self.others.values()))
         self._offset = beside.stat().st_size
         if self._offset:
             sync_file(beside)

@@ -81,6 +81,7 @@ def test_a_batch_is_fetched_once_in_whatever_words_its_end_and_its_results_are_t
 ):
     with running(batch_told=told) as at:
         outcome, _ = ask_in_batches(questions(6, target(provider, at)), batches(provider, at), tmp_path)
+        assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()} == {0o600}
         assert (outcome.asked, outcome.unreachable, outcome.faults) == (6, 0, 0)
         assert at.log()["batch"]["sizes"] == [6]
 

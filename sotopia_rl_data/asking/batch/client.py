@@ -245,7 +245,7 @@ class BatchClient(transport.ApiClient, ABC):
             yield
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             sent = not isinstance(error, aiohttp.ClientConnectorError)
-            raise refusals.unreachable(self.target, transport._reason(error), sent) from None
+            raise refusals.unreachable(self.target, transport.reason_of(error), sent) from None
 
 
 def _text(raw: bytes) -> str:

@@ -31,7 +31,7 @@ from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.ledger.lookup import PendingRequest
 from sotopia_rl_data.locks import NO_LOCKS, is_held, open_lock, take_where_possible
 from sotopia_rl_data.request import Target
-from sotopia_rl_data.store.disk import storing, sync_file
+from sotopia_rl_data.store.disk import private_file, storing, sync_file
 
 _LEDGER = ("ledger", "another ledger with --ledger")
 _STATE, _ASKED, _LINES = "intent.json", "asked.jsonl", "lines.jsonl"
@@ -171,7 +171,7 @@ class BatchFolder:
         with storing(self.dir, *_LEDGER):
             path = self._folder(intent) / _STATE
             beside = path.with_suffix(".tmp")
-            beside.write_text(json.dumps(asdict(intent)))
+            private_file(beside).write_text(json.dumps(asdict(intent)))
             sync_file(beside)
             beside.replace(path)
             sync_file(path.parent)
@@ -214,8 +214,8 @@ class BatchDraft:
     def __init__(self, parent: BatchFolder, intent: Intent, lock: int | None) -> None:
         self._parent, self.intent, self.lock = parent, intent, lock
         self.count = self.size_bytes = 0
-        self._lines: IO[bytes] = parent.lines(intent).open("wb")
-        self._asked: IO[bytes] = parent.lines(intent).with_name(_ASKED).open("wb")
+        self._lines: IO[bytes] = private_file(parent.lines(intent)).open("wb")
+        self._asked: IO[bytes] = private_file(parent.lines(intent).with_name(_ASKED)).open("wb")
 
     def add(self, line: bytes, pending: PendingRequest, form: RequestForm, control: str = "") -> None:
         """Add a request and its line in this form; `control` is the key of the request that a control is for."""
