@@ -13,9 +13,10 @@ import json
 import secrets
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,6 +39,7 @@ Tables = Mapping[str, Mapping[str, Sequence[Path | str]]]
 MEMORY_LIMIT = "2GB"
 _TEMPORARY_LIMIT = "32GB"
 TIME_LIMIT = 300.0  # seconds of one query
+_PATIENCE_S = 3.0  # DuckDB plans a query, and computes one value, without hearing that it should end
 _READING_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "CTE_NODE", "RECURSIVE_CTE_NODE"}
 _COMPUTING = (
     "range",
@@ -94,20 +96,33 @@ def stream(
 
     Raises QueryError, also while the batches are read, and where they take longer than `seconds`.
     """
-    with connect(version, with_places=with_places, more=more) as connection, time_limit(connection, seconds):
+    with (
+        closing(connect(version, with_places=with_places, more=more)) as connection,
+        time_limit(connection, seconds) as end,
+    ):
         try:
             check_select(connection, text, f"SELECT * FROM {next(iter(version.manifest.configs))} LIMIT 10")
-            reader = _heard(connection, lambda: connection.sql(text).to_arrow_reader(8192))
+            reader = heard(connection, lambda: connection.sql(text).to_arrow_reader(8192), end)
         except (duckdb.Error, UnicodeEncodeError) as error:
             raise _query_error(error, version) from error
         schema = pa.schema([pa.field(f.name, _narrow_type(f.type)) for f in reader.schema])
-        yield pa.RecordBatchReader.from_batches(schema, _batches(connection, reader, schema, version))
+        yield pa.RecordBatchReader.from_batches(schema, _batches(connection, reader, schema, version, end))
 
 
 @contextmanager
-def time_limit(connection: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[None]:
-    """Inside the block a query that runs on after `seconds` is ended. Raises QueryError then; KeyboardInterrupt, of
-    which DuckDB makes a RuntimeError."""
+def closing(connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The connection, closed at the end of the block, unless `heard` has given up on what it does."""
+    try:
+        yield connection
+    finally:
+        with suppress(duckdb.Error):  # it is busy
+            connection.close()
+
+
+@contextmanager
+def time_limit(connection: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[float]:
+    """Inside the block a query that runs on after `seconds` is ended; its value is when `heard` gives up on it. Raises
+    QueryError then; KeyboardInterrupt, of which DuckDB makes a RuntimeError."""
     ended = threading.Event()
 
     def end() -> None:
@@ -119,7 +134,7 @@ def time_limit(connection: duckdb.DuckDBPyConnection, seconds: float) -> Iterato
     timer.daemon = True
     timer.start()
     try:
-        yield
+        yield time.monotonic() + seconds + _PATIENCE_S
     except Exception as error:
         if is_ctrl_c(error):
             raise KeyboardInterrupt from error
@@ -134,20 +149,29 @@ def time_limit(connection: duckdb.DuckDBPyConnection, seconds: float) -> Iterato
         timer.join()
 
 
-def _heard(connection: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:
-    """What `work` on this connection returns, or KeyboardInterrupt at once. Another thread does it, for Ctrl-C is heard
-    in a main thread that waits, and not while DuckDB computes a batch in it."""
+def heard(connection: duckdb.DuckDBPyConnection, work: Callable[[], T], end: float) -> T:
+    """What `work` on this connection returns, KeyboardInterrupt at once, or TimeoutError at `end` of the monotonic
+    clock. Another thread does it, for Ctrl-C is heard in a main thread that waits, and not while DuckDB computes in it;
+    work that cannot be interrupted is left to that thread, and ends with the process."""
     if threading.current_thread() is not threading.main_thread():
         return work()
-    with ThreadPoolExecutor(1) as pool:
-        working = pool.submit(work)
+    working: Future[T] = Future()
+
+    def run() -> None:
         try:
-            return working.result()
-        except BaseException:
-            while not working.done():  # a statement that begins only now is ended too
-                connection.interrupt()
-                wait([working], 0.05)
-            raise
+            working.set_result(work())
+        except BaseException as error:  # noqa: BLE001  it is raised in the main thread
+            working.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return working.result(end - time.monotonic())
+    except BaseException:
+        patient = time.monotonic() + _PATIENCE_S
+        while not working.done() and time.monotonic() < patient:
+            connection.interrupt()  # in a loop, for a statement may begin only now
+            wait([working], 0.05)
+        raise
 
 
 def check_select(connection: duckdb.DuckDBPyConnection, text: str, example: str) -> None:
@@ -191,12 +215,12 @@ def _nodes(parsed: Any) -> Iterator[dict[str, Any]]:
 
 
 def _batches(
-    connection: duckdb.DuckDBPyConnection, reader: pa.RecordBatchReader, schema: pa.Schema, version: Version
+    connection: duckdb.DuckDBPyConnection, reader: pa.RecordBatchReader, schema: pa.Schema, version: Version, end: float
 ) -> Iterator[pa.RecordBatch]:
     """DuckDB sums integers to 128 bits and reads 0.5 as a decimal; they become int64 and float64, which every format
     can hold."""
     try:
-        while (batch := _heard(connection, lambda: next(reader, None))) is not None:
+        while (batch := heard(connection, lambda: next(reader, None), end)) is not None:
             yield batch if batch.schema.equals(schema) else batch.cast(schema)
     except (OSError, duckdb.Error, pa.ArrowException) as error:
         raise _query_error(error, version) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -269,6 +270,52 @@ def test_a_query_without_end_is_ended_and_says_so(data: Dataset, query: str) -> 
         rows.read_all()
     assert time.monotonic() - begun < 30
     assert data.sql("SELECT 1 AS one").to_pylist() == [{"one": 1}]
+
+
+_ASKED = """
+import os, signal, sys, threading
+from pathlib import Path
+import pyarrow as pa
+from sotopia_rl_data import open_dataset
+from sotopia_rl_data.errors import QueryError
+from sotopia_rl_data.importers.batches import RowFilter
+from sotopia_rl_data.ledger.calls import query
+from sotopia_rl_data.query import sql
+way, text, store, interrupted = sys.argv[1:]
+data = open_dataset("org/toy", store)
+ways = {
+    "query": lambda: sql(data.version, text, seconds=1),
+    "ledger": lambda: query(Path(store), text, seconds=60),
+    "where": lambda: RowFilter(f"({text}) > 0", pa.schema([("a", pa.string())])).keep(pa.table({"a": ["x"]})),
+}
+if interrupted:
+    threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    ways[way]()
+except (QueryError, KeyboardInterrupt) as error:
+    print(type(error).__name__, getattr(error, "message", ""))
+"""
+_LONG = "SELECT count(*) FROM range(10000000000) a, range(100) b WHERE a.range % 7 = b.range"
+_DOUBLED = ", ".join(f"t{i + 1} AS (SELECT * FROM t{i} a, t{i} b)" for i in range(18))
+_PLANNED_LONG = f"WITH t0 AS (SELECT 1 AS x), {_DOUBLED} SELECT count(*) FROM t18"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("way", "text", "interrupted", "told"),
+    [
+        ("ledger", _LONG, "Ctrl-C", "KeyboardInterrupt "),
+        ("where", _LONG, "Ctrl-C", "KeyboardInterrupt "),
+        ("ledger", _PLANNED_LONG, "Ctrl-C", "KeyboardInterrupt "),  # DuckDB plans on, for half a minute
+        ("query", _PLANNED_LONG, "", "QueryError The query took longer than 1 s."),
+    ],
+)
+def test_ctrl_c_or_the_limit_ends_the_process_whatever_duckdb_is_at(
+    data: Dataset, way: str, text: str, interrupted: str, told: str
+) -> None:
+    command = [sys.executable, "-c", _ASKED, way, text, str(data.version.dir.parents[2]), interrupted]
+    out = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    assert (out.returncode, out.stdout) == (0, f"{told}\n"), out.stderr
 
 
 def test_a_file_that_is_gone_is_said_to_be_gone(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from sotopia_rl_data.importers.formats.annotated import SOURCE as ANNOTATED
 from sotopia_rl_data.importers.formats.format import Item, TrainingRow
 from sotopia_rl_data.importers.options import ImportOptions
 from sotopia_rl_data.importers.record import Record
-from sotopia_rl_data.query import TIME_LIMIT, check_select, lock, no_condition, time_limit, unlocked
+from sotopia_rl_data.query import TIME_LIMIT, check_select, closing, heard, lock, no_condition, time_limit, unlocked
 from sotopia_rl_data.schema import Attribution, Episode, Failure, environment_of, split_of
 from sotopia_rl_data.store.stage import Stage
 
@@ -60,7 +60,7 @@ class RowFilter:
             check_select(self._connection, f"SELECT (\n{text}\n)", "")  # it may hold a query of its own
             self.keep(schema.empty_table())
         except BaseException as error:
-            self._connection.close()
+            self.close()
             if isinstance(error, (duckdb.Error, QueryError, UnicodeEncodeError)):
                 raise no_condition(text, error, self._columns) from error
             raise
@@ -69,11 +69,14 @@ class RowFilter:
         """Those of `rows` for which the condition is true, in order. Raises QueryError."""
         numbered = rows.append_column(_ROW, pa.array(range(rows.num_rows), pa.int64()))
         try:
-            with time_limit(self._connection, TIME_LIMIT):
-                kept = self._connection.from_arrow(numbered).filter(self._expression).select(_ROW).to_arrow_table()
+            with time_limit(self._connection, TIME_LIMIT) as end:
+                kept = heard(self._connection, lambda: self._chosen(numbered).to_arrow_table(), end)
         except duckdb.Error as error:
             raise no_condition(self._text, error, self._columns) from error
         return rows.take(kept.column(_ROW).sort())
+
+    def _chosen(self, numbered: pa.Table) -> duckdb.DuckDBPyRelation:
+        return self._connection.from_arrow(numbered).filter(self._expression).select(_ROW)
 
     def __enter__(self) -> RowFilter:
         return self
@@ -83,7 +86,8 @@ class RowFilter:
 
     def close(self) -> None:
         """Give its connection up."""
-        self._connection.close()
+        with closing(self._connection):
+            pass
 
 
 class MetaFound(Exception):

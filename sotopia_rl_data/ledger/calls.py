@@ -194,14 +194,14 @@ def query(directory: Path, sql: str, seconds: float | None = None) -> pa.Table:
     or after `seconds` (default: 300)."""
     import duckdb
 
-    from sotopia_rl_data.query import TIME_LIMIT, check_select, time_limit, unlocked
+    from sotopia_rl_data.query import TIME_LIMIT, check_select, closing, heard, time_limit, unlocked
 
-    with reading(directory), unlocked() as connection:
+    with reading(directory), closing(unlocked()) as connection:
         _make_calls(connection, live_files(directory))
         try:
             check_select(connection, sql, _EXAMPLE)
-            with time_limit(connection, seconds or TIME_LIMIT):
-                return connection.sql(sql).to_arrow_table()
+            with time_limit(connection, seconds or TIME_LIMIT) as end:
+                return heard(connection, lambda: connection.sql(sql).to_arrow_table(), end)
         except (duckdb.Error, UnicodeEncodeError) as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
             columns = ", ".join(calls_schema().names)
