@@ -16,8 +16,9 @@ from typing import IO, Any
 import pyarrow as pa
 
 from sotopia_rl_data.display import printable, write_utf8
-from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.errors import QueryError, UsageError
 from sotopia_rl_data.outputs import aside
+from sotopia_rl_data.store.columns import first_line
 
 FORMATS = ("table", "json", "jsonl", "csv", "parquet")
 TABLE_ROWS = 50
@@ -28,8 +29,8 @@ def write_result(result: pa.Table | pa.RecordBatchReader, fmt: str, target: Path
     """Write every row of `result` to a file or an open text stream (Parquet: its bytes); "table" shows the first 50.
 
     Data is UTF-8, also on a stream; a table is in the stream's own encoding. In JSON and CSV a NaN is as empty as a
-    NULL; in CSV a nested value is its JSON. Raises UsageError for an unknown format, StoreError where the file cannot
-    be written.
+    NULL; in CSV a nested value is its JSON. Raises UsageError for an unknown format, QueryError for a value that the
+    format cannot hold, StoreError where the file cannot be written.
     """
     if fmt not in FORMATS:
         raise UsageError(f"A result cannot be written in the format {fmt!r}.", f"name one of: {', '.join(FORMATS)}")
@@ -51,7 +52,14 @@ def _rows(result: pa.Table | pa.RecordBatchReader) -> Iterator[list[Any]]:
     """The rows as lists, by position: SQL may name two columns alike."""
     for batch in result.to_batches() if isinstance(result, pa.Table) else result:
         for part in (batch.slice(start, 1024) for start in range(0, batch.num_rows, 1024)):
-            columns = [column.to_pylist() for column in part.columns]
+            try:
+                columns = [column.to_pylist() for column in part.columns]
+            except OverflowError as error:  # DuckDB's dates go on where Python's end
+                raise QueryError(
+                    "The result has a date before the year 1 or after 9999, or an infinite one, and only Parquet holds "
+                    "these.",
+                    "write CAST(column AS VARCHAR) in place of that column",
+                ) from error
             yield from map(list, zip(*columns, strict=True))
 
 
@@ -102,9 +110,15 @@ def _csv(value: Any) -> Any:
 def _write_parquet(result: pa.Table | pa.RecordBatchReader, stream: IO[Any]) -> None:
     import pyarrow.parquet as pq
 
-    with pq.ParquetWriter(getattr(stream, "buffer", stream), result.schema, compression="zstd") as writer:
-        for batch in result.to_batches() if isinstance(result, pa.Table) else result:
-            writer.write_batch(batch)
+    try:
+        with pq.ParquetWriter(getattr(stream, "buffer", stream), result.schema, compression="zstd") as writer:
+            for batch in result.to_batches() if isinstance(result, pa.Table) else result:
+                writer.write_batch(batch)
+    except pa.ArrowNotImplementedError as error:
+        raise QueryError(
+            f"The result cannot be written to Parquet: {first_line(error).rstrip('.')}.",
+            "write CAST(column AS VARCHAR) in place of that column, or choose another format",
+        ) from error
 
 
 def _write_table(result: pa.Table | pa.RecordBatchReader, stream: IO[str]) -> None:

@@ -7,11 +7,12 @@ import io
 import json
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sotopia_rl_data.errors import StoreError, UsageError
+from sotopia_rl_data.errors import QueryError, StoreError, UsageError
 from sotopia_rl_data.results import FORMATS, write_result
 
 TABLE = pa.table(
@@ -112,3 +113,35 @@ def test_a_file_that_cannot_be_written_and_an_unknown_format_are_one_sentence(tm
         write_result(TABLE, "csv", tmp_path / "nowhere" / "out.csv")
     with pytest.raises(UsageError, match="cannot be written in the format 'xml'"):
         write_result(TABLE, "xml", tmp_path / "out.xml")
+
+
+@pytest.mark.parametrize("fmt", ["table", "json", "jsonl", "csv"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "DATE '99999-01-01'",
+        "DATE '0044-03-15 (BC)'",
+        "'infinity'::DATE",
+        "TIMESTAMP '290000-01-01'",
+        "'-infinity'::TIMESTAMPTZ",
+        "[{'a': DATE '99999-01-01'}]",
+    ],
+)
+def test_a_date_that_python_has_not_is_refused_with_a_cast_that_mends_it(value: str, fmt: str) -> None:
+    with pytest.raises(QueryError) as told:
+        written(duckdb.sql(f"SELECT {value} AS x").to_arrow_table(), fmt)
+    assert told.value.message == (
+        "The result has a date before the year 1 or after 9999, or an infinite one, and only Parquet holds these."
+    )
+    assert told.value.hint == "write CAST(column AS VARCHAR) in place of that column"
+    assert "x" in written(duckdb.sql(f"SELECT CAST({value} AS VARCHAR) AS x").to_arrow_table(), fmt)
+    write_result(duckdb.sql(f"SELECT {value} AS x").to_arrow_table(), "parquet", io.BytesIO())
+
+
+@pytest.mark.parametrize("value", ["INTERVAL 1 MONTH", "union_value(a := 1)", "{'a': INTERVAL 1 MONTH}"])
+def test_what_parquet_cannot_hold_is_refused_and_leaves_the_file_that_was_there(value: str, tmp_path: Path) -> None:
+    (tmp_path / "out.parquet").write_text("before")
+    with pytest.raises(QueryError, match=r"^The result cannot be written to Parquet: .*[^.]\.\n  hint: write CAST"):
+        write_result(duckdb.sql(f"SELECT {value} AS x").to_arrow_table(), "parquet", tmp_path / "out.parquet")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out.parquet", "before")]
+    write_result(duckdb.sql(f"SELECT CAST({value} AS VARCHAR) AS x").to_arrow_table(), "parquet", io.BytesIO())
