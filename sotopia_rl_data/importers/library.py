@@ -24,6 +24,7 @@ from sotopia_rl_data.schema import Agent, Episode
 Dialect = Literal["legacy", "0.1.5", "head"]
 _ENDED = "Environment comments: terminated:"
 _HIDDEN = "Unknown"
+_NAME = 32  # words: so much of a name is looked for where a secret may begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,9 @@ class LibraryEpisode:
         dialogue, goals = self.dialogue, self.environment.goals
         models = model_names(self.models)
         profiles = self.profiles or [None] * len(dialogue.ids)
+        openings = dialogue.openings()
         for place, (agent, name, profile) in enumerate(zip(dialogue.ids, dialogue.names, profiles, strict=True)):
-            opening = read_opening(dialogue.opening(agent), dialogue.names)
+            opening = read_opening(openings.get(agent, ""), dialogue.names)
             stated = self.backgrounds.get(name) or opening.backgrounds.get(name, "")
             background, secret = split_secret(stated or (profile.public if profile else ""), name)
             yield Agent(
@@ -142,8 +144,12 @@ def read_opening(observed: str, names: Sequence[str]) -> Opening:
         tuple[dict[str, str], str, int, int]
     ] = []  # (fields to fill, the agent's name, where its mark starts, where its text starts)
     position = max(observed.find("\nParticipants: "), 0)
+    lasts = [name.rpartition("\n")[2] for name in names]  # no name is searched for whose last line begins no line
     for fields, label in ((opening.backgrounds, "background"), (opening.goals, "goal")):
-        for name in names:
+        lines = _lines(observed, f"'s {label}: ", {len(last) for last in lasts})
+        for name, last in zip(names, lasts, strict=True) if lines else ():
+            if lines.get(last, -1) < position:
+                continue
             mark = f"\n{name}'s {label}: "
             start = observed.find(mark, position)
             if start >= 0:
@@ -157,9 +163,22 @@ def read_opening(observed: str, names: Sequence[str]) -> Opening:
     return opening
 
 
+def _lines(observed: str, words: str, lengths: set[int]) -> dict[str, int]:
+    """What stands between a line break and `words`, where it has one of these lengths, and the place of the last such
+    break."""
+    lines: dict[str, int] = {}
+    line, after = -1, 0
+    while (at := observed.find(words, after)) >= 0:
+        line = max(line, observed.rfind("\n", after, at))
+        after = at + 1
+        if at - line - 1 in lengths:
+            lines[observed[line + 1 : at]] = line
+    return lines
+
+
 def split_secret(background: str, name: str) -> tuple[str, str]:
     """(background, secret) of a background that ends in "<first name>'s secrets: …"."""
-    words = name.split(" ")
+    words = name.split(" ", _NAME)[:_NAME]
     for n in range(len(words), 0, -1):
         before, mark, secret = f"{background} ".rpartition(f"{' '.join(words[:n])}'s secrets: ")  # none may follow
         if mark:
@@ -169,7 +188,8 @@ def split_secret(background: str, name: str) -> tuple[str, str]:
 
 def shared_scenario(dialogue: Dialogue) -> str:
     """The scenario as every agent saw it, without the words that only some of them were shown."""
-    views = [read_opening(dialogue.opening(agent), dialogue.names).scenario for agent in dialogue.ids]
+    openings = dialogue.openings()
+    views = [read_opening(openings.get(agent, ""), ()).scenario for agent in dialogue.ids]
     if len(set(views)) == 1:
         return views[0]
     words = [view.split(" ") for view in views]

@@ -20,7 +20,7 @@ from typing import Any
 
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.importers.record import kind, nested, unique
-from sotopia_rl_data.schema import ActionType, Observation, Turn
+from sotopia_rl_data.schema import MOST_AGENTS, ActionType, Observation, Turn
 
 ENVIRONMENT = "Environment"
 
@@ -35,9 +35,9 @@ class Dialogue:
     observations: tuple[Observation, ...]
     rendered: tuple[str, ...]
 
-    def opening(self, agent: str) -> str:
-        """The first observation of `agent` (an id), "" where there is none."""
-        return next((o.text for o in self.observations if o.agent == agent), "")
+    def openings(self) -> dict[str, str]:
+        """The first observation of each agent that has one, by id."""
+        return {seen.agent: seen.text for seen in reversed(self.observations)}
 
 
 def read_messages(raw: Any, ids: Sequence[str]) -> Dialogue:
@@ -47,6 +47,8 @@ def read_messages(raw: Any, ids: Sequence[str]) -> Dialogue:
     """
     log = [[_message(m, t) for m in _list(turn, f"turn {t}")] for t, turn in enumerate(_list(raw, "`messages`"))]
     names = _participants(log)
+    if len(names) > MOST_AGENTS:  # refused before each of them is looked for in what each was shown
+        raise InputError(f"it has {len(names):,} agents, more than {MOST_AGENTS:,}.")
     if ids and len(ids) != len(names):
         raise InputError(f"it names {len(ids)} agents, but {len(names)} take part in its messages.")
     agents = unique(ids or names)
@@ -62,7 +64,7 @@ def read_messages(raw: Any, ids: Sequence[str]) -> Dialogue:
         observations += [Observation(t, agents[i], text) for i, text in shown]
         rendered += [text for _, text in said]
         actions = [(i, _action(text, t)) for i, text in said]
-        acted = order.actors(t, actions)
+        acted = set(order.actors(t, actions))
         turns += [_turn(t, i, action, names, agents) for i, action in actions if i in acted]
     return Dialogue(tuple(names), tuple(agents), tuple(turns), tuple(observations), tuple(rendered))
 
@@ -152,14 +154,16 @@ def _action(text: str, turn: int) -> LoggedAction:
 
 
 def _turn(turn: int, place: int, action: LoggedAction, names: Sequence[str], agents: Sequence[str]) -> Turn:
-    unknown = [name for name in action.to if name not in names]
-    if unknown:
-        raise InputError(f"turn {turn} is private to {', '.join(unknown)}, who is not among the agents.")
-    to = tuple(agents[i] for i, name in enumerate(names) if name in action.to)
+    only = set(action.to)
+    if unknown := only.difference(names):
+        listed = ", ".join(name for name in action.to if name in unknown)
+        raise InputError(f"turn {turn} is private to {listed}, who is not among the agents.")
+    to = tuple(agents[i] for i, name in enumerate(names) if name in only)
     return Turn(turn, agents[place], action.action_type, action.text, to)
 
 
 _PRIVATE = "[private to "
+_BRACKETS = 64  # so many "]]" are tried as the end of the list of recipients: names that hold one are rare
 _SPEECH = 'said: "'
 _WORDLESS: dict[str, ActionType] = {"did nothing": "none", "left the conversation": "leave"}
 _TAGGED: dict[str, ActionType] = {"[non-verbal communication] ": "non-verbal communication", "[action] ": "action"}
@@ -220,12 +224,14 @@ def _recipients(rendered: str) -> tuple[tuple[str, ...], str]:
     """The names in `[private to ['A', "B"]] ` and the text that follows. Names may hold brackets and quotes."""
     if not rendered.startswith(_PRIVATE + "["):
         return (), rendered
-    end = rendered.find("]]")
-    while end != -1:
+    end = -1
+    for _ in range(_BRACKETS):
+        end = rendered.find("]]", end + 1)
+        if end == -1:
+            break
         try:
             names = nested(rendered[len(_PRIVATE) : end + 1], "the list of recipients")
         except InputError:  # not a list: this "]]" belongs to a name, and the list ends at a later one
-            end = rendered.find("]]", end + 1)
             continue
         if isinstance(names, list) and names and all(isinstance(n, str) for n in names):
             return tuple(names), rendered[end + 2 :]

@@ -159,10 +159,11 @@ def _agents(values: Sequence[Any]) -> tuple[Agent, ...]:
 
 def _turns(values: Sequence[Any], ids: _AgentIds) -> tuple[Turn, ...]:
     turns = [_turn(value, i, ids) for i, value in enumerate(values)]
-    keys = [(t.turn, t.agent) for t in turns]
-    if len(set(keys)) != len(keys):
-        turn, agent = next(key for i, key in enumerate(keys) if key in keys[:i])
-        raise InputError(f"agent {agent} acts twice at turn {turn}.")
+    seen = set[tuple[int, str]]()
+    for one in turns:
+        if (one.turn, one.agent) in seen:
+            raise InputError(f"agent {one.agent} acts twice at turn {one.turn}.")
+        seen.add((one.turn, one.agent))
     if any(a.turn > b.turn for a, b in pairwise(turns)):
         raise InputError("`turns` are not in ascending order.")
     return tuple(turns)

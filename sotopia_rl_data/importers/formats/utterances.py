@@ -41,6 +41,7 @@ TURNS = ("turn", "turn_id", "turn_idx", "turn_index", "turn_number")
 TIMES = ("timestamp", "time", "created_at", "date")
 _ACTION, _TO, _FAILED, _NAME = "action_type", "to", "failed", "name"
 _HALF_DAY = re.compile(r"\b12(?:[:.]\d+)*\s*[ap]\.?\s?m\b", re.IGNORECASE)
+_TIME = 1_000  # characters: a longer text is no time
 _OF_SCENE, _OF_PERSON = ("scenario", "environment_id", "tag"), ("goal", "background")
 
 
@@ -198,7 +199,9 @@ def _moment(time: float | str | None) -> Any:
 
 def _year_first(time: float | str | None) -> Any:
     """A text whose order is that of time: it begins with the year, and its hour is not the 12 that comes before 1."""
-    return time if isinstance(time, str) and re.match(r"\d{4}\D", time) and not _HALF_DAY.search(time) else None
+    if not isinstance(time, str) or len(time) > _TIME:
+        return None
+    return time if re.match(r"\d{4}\D", time) and not _HALF_DAY.search(time) else None
 
 
 def _shape(key: Any) -> object:
@@ -211,10 +214,13 @@ def _shape(key: Any) -> object:
 def _episode(conversation: str, varying: set[str], rows: Sequence[UtteranceRow]) -> Episode:
     rows = in_order(rows)
     about = {key: _first(rows, key) for key in _OF_SCENE}
-    people = {}
-    for speaker in dict.fromkeys(row.utterance.speaker for row in rows):
-        own = [row for row in rows if row.utterance.speaker == speaker]
-        people[speaker] = Speaker(_first(own, _NAME), _first(own, "goal"), _first(own, "background"))
+    spoken: dict[str, list[UtteranceRow]] = {}
+    for row in rows:
+        spoken.setdefault(row.utterance.speaker, []).append(row)
+    people = {
+        speaker: Speaker(_first(own, _NAME), _first(own, "goal"), _first(own, "background"))
+        for speaker, own in spoken.items()
+    }
     shared = {key: value for row in rows for key, value in row.utterance.meta.items() if key not in varying}
     said = [
         Utterance(
