@@ -99,7 +99,7 @@ def _fields(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-class _Text(list[str]):
+class _Pieces(list[str]):
     """The pieces of a text that comes in many events: each is added in no time."""
 
 
@@ -133,8 +133,8 @@ def _added(whole: Any, more: Any) -> Any:
     if isinstance(more, list):
         return (whole if isinstance(whole, _Parts) else _Parts()).add(more)
     if isinstance(more, str):
-        if not isinstance(whole, _Text):
-            whole = _Text([whole] if isinstance(whole, str) else [])
+        if not isinstance(whole, _Pieces):
+            whole = _Pieces([whole] if isinstance(whole, str) else [])
         whole.append(more)
         return whole
     if isinstance(more, dict):
@@ -147,7 +147,7 @@ def _added(whole: Any, more: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     """A value with each text in one piece."""
-    if isinstance(value, _Text):
+    if isinstance(value, _Pieces):
         return "".join(value)
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
