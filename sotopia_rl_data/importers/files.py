@@ -39,8 +39,10 @@ _FIRST_LINE = 16 * 2**20
 _HEAD = 4 * 2**20  # the longest document that is looked at as a whole
 _DEEPEST = 4
 _NODES = 5_000
+_DEEPEST_FOLDER = 64  # folders in a folder that was named
 _NAMES, _NAME = 12, 60  # how many columns are named in a sentence, and with how many characters each
 _HINT = "say which columns are what, as in --map Who=speaker,Said=text; sotopia-rl-data import --help has the formats"
+_FOLDER_HINT = "name the folder that has the files"
 _DAMAGED_HINT = "check that the file is whole and its text UTF-8; sotopia-rl-data import --help has the formats"
 _NO_FORMAT = "its records are of none of the formats"
 
@@ -236,6 +238,8 @@ class _Look:
         for entry in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
             label = _printable(entry.relative_to(root).as_posix())
             if entry.is_dir() and not entry.is_symlink():
+                if label.count("/") >= _DEEPEST_FOLDER:
+                    raise InputError(f"The folder {root} has folders more than {_DEEPEST_FOLDER} deep.", _FOLDER_HINT)
                 if not backend or entry.name == episode_log.LOGS:
                     yield from self._folder(entry, root)
             elif not entry.is_file() or entry.name in LIBRARY_FILES or _ending(entry) not in ENDINGS:

@@ -14,6 +14,7 @@ Whatever is wrong with a record is an InputError whose message is the reason; `r
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import math
 import re
@@ -220,6 +221,7 @@ def kind(value: Any) -> str:
 
 
 MAX_DEPTH = 64
+_DEEPEST_JSON = 256  # levels: what is read is walked through by functions that call themselves
 MAX_RECORD = 64 * 2**20  # the longest record in bytes, and the longest CSV cell in characters
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -248,13 +250,25 @@ def json_value(raw: str | bytes) -> Any:
 
 
 def whole_text(value: Any, raw: str | bytes) -> Any:
-    """`value`, as read from `raw`. Raises InputError where it holds half of a surrogate pair, which UTF-8 cannot."""
+    """`value`, as read from `raw`. Raises InputError where it holds half of a surrogate pair, which UTF-8 cannot, or
+    more than 256 levels of lists and objects."""
+    marks = ("[", "{") if isinstance(raw, str) else (b"[", b"{")
+    if sum(map(raw.count, marks)) > _DEEPEST_JSON and _is_deep(value):  # type: ignore[arg-type]
+        raise InputError("nested too deeply.")
     if _SURROGATE.search(raw if isinstance(raw, str) else raw.decode("latin-1")):
         try:
             json.dumps(value, ensure_ascii=False, default=str).encode()
         except (UnicodeEncodeError, RecursionError) as error:
             raise InputError("its text holds half of a surrogate pair, which is not Unicode.") from error
     return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST_JSON):
+        inside = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list)))
+        level = list(itertools.chain.from_iterable(inside))
+    return any(isinstance(one, (dict, list)) for one in level)
 
 
 def nested(value: Any, what: str) -> Any:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from fixtures.records import ANN, PLAIN, SAM, lines, log, opening
 
-from sotopia_rl_data.importers import read
+from sotopia_rl_data import open_dataset
+from sotopia_rl_data.cli.program import cli
+from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.importers import plan, read
 from sotopia_rl_data.schema import Episode, Failure
 
 MOST_SECONDS = 6  # of the processor: each takes half of one here, and took 10 to 100
@@ -63,7 +68,6 @@ def test_what_cannot_be_read_is_refused_in_seconds_of_work(case: str, tmp_path: 
 READ: dict[str, Callable[[], dict[str, Any]]] = {
     "a name of 200,000 words": lambda: said('said: "Hi."', "a " * 200_000),
     "1,000 agents who are shown 5 MB": lambda: crowd(1_000, "x" * 5_000),
-    "a thing that is said to 100,000 people": lambda: said(f'[private to {[SAM] * 100_000}] said: "Hi."'),
 }
 
 
@@ -87,3 +91,35 @@ def test_a_time_of_hours_without_end_gives_rows_no_order(tmp_path: Path):
     path.write_text("conversation,speaker,text,time\n" + "".join(rows))
     (episode,) = read_in_time(path)
     assert [turn.text for turn in episode.turns] == ["0", "1"]
+
+
+@pytest.mark.parametrize(("begin", "end"), [("[", "]"), ('{"a":', "}")])
+@pytest.mark.parametrize("options", [(), ("--pseudonymise",)])
+def test_what_a_chat_says_beside_is_kept_up_to_256_levels_deep_and_beyond_it_is_a_failure(
+    begin: str, end: str, options: tuple[str, ...], tmp_path: Path
+):
+    path, store = tmp_path / "a.jsonl", ("--store", str(tmp_path / "store"))
+    messages = json.dumps([{"role": role, "content": "Hi."} for role in ("user", "assistant")])
+    deep = [f"{begin * depth}1e999{end * depth}" for depth in (255, 256, 800)]  # the record itself is a level
+    path.write_text("".join(f'{{"id": "c{i}", "messages": {messages}, "m": {one}}}\n' for i, one in enumerate(deep)))
+    done = CliRunner().invoke(cli, ["import", str(path), "--name", "lab/e", *store, *options])
+    assert done.exit_code == 3, done.exception  # some records failed
+    data = open_dataset("lab/e", tmp_path / "store")
+    kept = begin.replace(":", ": ") * 255 + "null" + end * 255
+    assert data.sql("SELECT meta FROM episodes").to_pylist() == [{"meta": f'{{"m": {kept}}}'}]
+    failed = data.sql("SELECT source, reason FROM failures ORDER BY source").to_pylist()
+    assert [one["source"] for one in failed] == ["a.jsonl:2", "a.jsonl:3"]
+    hidden = "it cannot be read; the reason, which may name people, is shown without --pseudonymise"
+    assert {one["reason"] for one in failed} == {hidden if options else "nested too deeply."}
+
+
+def test_a_folder_of_folders_more_than_64_deep_is_refused_with_a_sentence(tmp_path: Path):
+    for count in (64, 65):
+        inner = tmp_path.joinpath(str(count), *"a" * count)
+        inner.mkdir(parents=True)
+        lines(inner / "a.jsonl", PLAIN)
+    (episode,) = read([tmp_path / "64"])
+    assert isinstance(episode, Episode)
+    with pytest.raises(InputError, match=r"65 has folders more than 64 deep\.") as refused:
+        plan([tmp_path / "65"])
+    assert refused.value.hint == "name the folder that has the files"
