@@ -1,9 +1,9 @@
 """Which files the named paths hold, and the format of each, told before anything is imported.
 
-A named file must be importable. In a folder, files of no known format (manifests, pictures, other exports) are passed
-over and listed, training rows too if there are episodes; a damaged file is still read, so that it is listed with the
-reason. Of a folder of the local backend
-only EpisodeLog is read, and the profiles beside it; of a ConvoKit corpus the utterances, and what lies beside them.
+A named file must be importable. In a folder, links that lead out of it and files of no known format (manifests,
+pictures, other exports) are passed over and listed, training rows too if there are episodes; a damaged file is still
+read, so that it is listed with the reason. Of a folder of the local backend only EpisodeLog is read, and the profiles
+beside it; of a ConvoKit corpus the utterances, and what lies beside them.
 
 How a file is laid out is told by its first bytes (Parquet, Arrow, what packs it), else by its name (lines, tables),
 else by looking. The records of a JSON document may stand alone, in a list, under the keys of a dump, or inside
@@ -25,7 +25,7 @@ from sotopia_rl_data.importers import stream
 from sotopia_rl_data.importers.documents import Entry, json_document
 from sotopia_rl_data.importers.formats import EXAMPLES, annotated, chat, convokit, episode_log, format_of, nearest
 from sotopia_rl_data.importers.formats.format import Beside, Format
-from sotopia_rl_data.importers.opened import BUFFER, Metered
+from sotopia_rl_data.importers.opened import BUFFER, Metered, lies_in
 from sotopia_rl_data.importers.record import Record, json_value, rows_across
 from sotopia_rl_data.schema import Failure
 
@@ -44,6 +44,7 @@ _NAMES, _NAME = 12, 60  # how many columns are named in a sentence, and with how
 _HINT = "say which columns are what, as in --map Who=speaker,Said=text; sotopia-rl-data import --help has the formats"
 _FOLDER_HINT = "name the folder that has the files"
 _DAMAGED_HINT = "check that the file is whole and its text UTF-8; sotopia-rl-data import --help has the formats"
+_LINK_HINT = "links that lead out of a folder are not followed: name the file that is meant"
 _NO_FORMAT = "its records are of none of the formats"
 
 
@@ -211,6 +212,7 @@ class _Look:
                     sources = [replace(s, format=None) if s.format in EXAMPLES else s for s in sources]
                 if all(source.format is None for source in sources):
                     hint = _HINT if sources else "put files in it, or name another folder"
+                    hint = next((source.hint for source in sources if source.hint == _LINK_HINT), hint)
                     raise InputError(f"The folder {path} has no file in a format that can be imported.", hint)
                 return sources
             if not path.exists():
@@ -242,8 +244,10 @@ class _Look:
                     raise InputError(f"The folder {root} has folders more than {_DEEPEST_FOLDER} deep.", _FOLDER_HINT)
                 if not backend or entry.name == episode_log.LOGS:
                     yield from self._folder(entry, root)
-            elif not entry.is_file() or entry.name in LIBRARY_FILES or _ending(entry) not in ENDINGS:
+            elif entry.name in LIBRARY_FILES or _ending(entry) not in ENDINGS:
                 yield Source(entry, label, 0)
+            elif not lies_in(root, entry):
+                yield Source(entry, label, 0, hint=_LINK_HINT if entry.is_file() else _HINT)
             elif not (corpus and entry.name in convokit.COMPANIONS):
                 yield self._file(entry, label)
 

@@ -26,6 +26,7 @@ MOST_TIMES = 1_000
 """A file unpacks to no more times its size: text packs to a fifth, and logs that repeat themselves to a hundredth."""
 _FEW_BYTES = 1 << 20  # that a file may unpack to whatever its size; tiny lines cost seconds a megabyte
 _GZIP, _ZSTD, _XZ, _BZIP2 = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\x00", re.compile(rb"BZh[1-9]1AY&SY")
+_CACHED = re.compile("/blobs/(?:[0-9a-f]{2}/)?(?:[0-9a-f]{40}|[0-9a-f]{64})$")  # a file of the Hub's cache, by its hash
 _BOM = codecs.BOM_UTF8
 _MARKS = {  # that of UTF-32-LE begins with that of UTF-16-LE
     codecs.BOM_UTF32_LE: "utf-32-le",
@@ -101,11 +102,20 @@ class Metered(io.RawIOBase):
         return stream
 
 
-def read_beside(path: Path, most: int) -> bytes:
-    """The bytes of a file beside logs, at most `most`: a pipe, a device or an endless file would never end. Raises
-    OSError."""
+def lies_in(folder: Path, path: Path) -> bool:
+    """Whether `path` is a regular file of `folder`. A link counts as what it leads to, since who sends a folder chooses
+    where its links lead; one into the Hub's cache is the file itself, as the cache and `pull` lay files out."""
     if not path.is_file():
-        raise OSError(errno.ENOENT, "it is not a regular file", str(path))
+        return False
+    file = Path(os.path.realpath(path))
+    return bool(_CACHED.search(file.as_posix())) or file.is_relative_to(os.path.realpath(folder))
+
+
+def read_beside(folder: Path, path: Path, most: int) -> bytes:
+    """The bytes of a file of `folder`, at most `most`: a pipe, a device or an endless file would never end. Raises
+    OSError."""
+    if not lies_in(folder, path):
+        raise OSError(errno.ENOENT, "it is not a regular file of its folder", str(path))
     with path.open("rb") as file:
         read = file.read(most + 1)
     if len(read) > most:

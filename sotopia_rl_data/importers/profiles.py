@@ -143,7 +143,7 @@ def _load(folder: Path, key: str) -> Mapping[str, Any] | None:
     if not key or set(key) & set("/\\\0") or key.startswith("."):  # an id must not lead out of `folder`
         return None
     try:
-        value = json_value(read_beside(folder / f"{key}.json", MAX_RECORD))
+        value = json_value(read_beside(folder.parent, folder / f"{key}.json", MAX_RECORD))
     except (OSError, InputError):
         return None
     return value if isinstance(value, Mapping) else None

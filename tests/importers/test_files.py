@@ -130,6 +130,31 @@ def test_a_pipe_and_a_file_that_is_too_long_are_no_profiles(tmp_path):
     )
 
 
+def test_links_out_of_a_folder_are_passed_over_so_that_nothing_private_comes_into_the_dataset(tmp_path):
+    folder = _in_the_local_backend(tmp_path)
+    document(tmp_path / "private.json", {"pk": "id-0", "secret": "mine"})
+    for link in (folder / "AgentProfile" / "id-0.json", folder / "EpisodeLog" / "E2.json"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(tmp_path / "private.json")
+    (folder / "EpisodeLog" / "E3.json").symlink_to("E1.json")
+    assert plan([folder]).skipped == ("EpisodeLog/E2.json",)
+    assert [episode.agents[0].secret for episode in read([folder])] == ["Ann Lee sleepwalks"] * 2
+    (folder / "EpisodeLog" / "E1.json").unlink()
+    with pytest.raises(InputError) as error:
+        read([folder])
+    assert error.value.hint == "links that lead out of a folder are not followed: name the file that is meant"
+
+
+@pytest.mark.parametrize("blob", [f"datasets--lab--talks/blobs/{'ab' * 20}", f"blobs/ab/{'ab' * 32}"])
+def test_a_folder_of_the_hubs_cache_is_read_through_its_links(tmp_path, blob):
+    snapshot = tmp_path / "datasets--lab--talks" / "snapshots" / "c0ffee"
+    for folder in (snapshot, (tmp_path / blob).parent):
+        folder.mkdir(parents=True)
+    lines(tmp_path / blob, EPISODE)
+    (snapshot / "a.jsonl").symlink_to(tmp_path / blob)
+    assert only(snapshot).episode_id == "E1"
+
+
 def test_a_damaged_log_of_a_dump_is_a_failure_and_other_collections_are_passed_over(tmp_path):
     broken = {k: v for k, v in EPISODE.items() if k != "messages"}
     path = document(tmp_path / "dump.json", {KEY: EPISODE, KEY + "2": broken, ":x.Annotation:7": {"episode": "E1"}})

@@ -234,6 +234,15 @@ def test_pipes_and_endless_files_in_the_place_of_companions_are_not_opened(tmp_p
     assert (episode.tag, episode.meta, said(episode)) == ("", None, SAID)
 
 
+def test_companions_that_are_links_out_of_the_corpus_are_not_read(tmp_path):
+    folder = corpus(tmp_path / "boats")
+    for name in ("corpus", "speakers", "conversations"):
+        (folder / f"{name}.json").rename(tmp_path / f"{name}.json")
+        (folder / f"{name}.json").symlink_to(tmp_path / f"{name}.json")
+    episode = only(folder)
+    assert (episode.tag, episode.meta, {agent.meta for agent in episode.agents}) == ("", None, {None})
+
+
 def _endless(path):
     path.symlink_to("/dev/zero")
 

@@ -20,7 +20,7 @@ from sotopia_rl_data.importers.dialogue import Setting, Speaker, Utterance, dial
 from sotopia_rl_data.importers.documents import json_document
 from sotopia_rl_data.importers.formats.format import Format, Located
 from sotopia_rl_data.importers.formats.utterances import UtteranceRow, episode_or_failures, in_order
-from sotopia_rl_data.importers.opened import Metered, read_beside
+from sotopia_rl_data.importers.opened import Metered, lies_in, read_beside
 from sotopia_rl_data.importers.record import MAX_RECORD, Record, identifier, json_value, mapping, text
 from sotopia_rl_data.importers.spool import Spool
 from sotopia_rl_data.schema import Episode
@@ -101,7 +101,7 @@ class _Metas:
     def __init__(self, folder: Path, *names: str) -> None:
         self._texts: dict[str, str] = {}
         self.wrong: list[tuple[Record, str]] = []
-        path = next((folder / name for name in names if (folder / name).is_file()), None)
+        path = next((folder / name for name in names if lies_in(folder, folder / name)), None)
         if path is None:
             return
         try:
@@ -128,7 +128,7 @@ class _Metas:
 def _corpus_name(folder: Path) -> str:
     """The name in `corpus.json`; "" where there is none that can be read."""
     try:
-        value = json_value(read_beside(folder / "corpus.json", MAX_RECORD))
+        value = json_value(read_beside(folder, folder / "corpus.json", MAX_RECORD))
     except (OSError, InputError):
         return ""
     name = value.get("name") if isinstance(value, dict) else None
