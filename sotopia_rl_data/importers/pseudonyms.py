@@ -20,8 +20,9 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.importers.formats.format import Located, TrainingRow
@@ -35,6 +36,8 @@ _PART = re.compile(r"\w{2,}")
 _SET_OFF_BEFORE = re.compile(r"(?:^|[,;:!?.…(\n@])\s*$")
 _SET_OFF_AFTER = re.compile(r"\s*(?:[,;:!?.…)\n]|$)|['’]s\b")
 _SENTENCE_BEGINS = re.compile(r"(?:^|[.!?:…\n])[\s\"“‘'’)(]*$")
+_WORD = re.compile(r"\w")
+_BEGINNING = re.compile(r"(?<!\w)(?:\w+|\W)")  # of a word, or a sign; wherever a name may begin
 _NEAR = 8  # characters on each side by which a word is looked at
 
 
@@ -134,31 +137,32 @@ class _Names:
 
     def text(self, text: str) -> str:
         """`text` with the names in it replaced."""
-        text, count = self._whole.pattern.subn(self._whole.pseudonym, text)
-        self._found.replaced += count
-        return self._word.pattern.sub(self._instead, text)
+        return self._word.replaced(self._whole.replaced(text, self._instead_of_any), self._instead)
 
-    def _ordinary_in(self, texts: Iterable[str]) -> Iterator[int | None]:
+    def _ordinary_in(self, texts: Iterable[str]) -> Iterator[str]:
         """The words among the names that stand in small letters in these texts, and are not set off by signs."""
-        for match in (match for text in texts for match in self._word.pattern.finditer(text)):
-            if match[0].islower() and not _is_set_off(match):
-                yield match.lastindex
+        for word in (word for text in texts for word in self._word.found(text)):
+            if word.spelt.islower() and not _is_set_off(word):
+                yield word.name
 
-    def _instead(self, match: re.Match[str]) -> str:
-        """What stands for a word that is also a name."""
-        if not self._is_name(match):
-            self._found.left += 1
-            return match[0]
+    def _instead_of_any(self, word: _Word) -> str:
         self._found.replaced += 1
-        return self._word.pseudonym(match)
+        return word.pseudonym
 
-    def _is_name(self, match: re.Match[str]) -> bool:
-        if match[0].islower():
-            return _is_set_off(match)
-        if match.lastindex not in self._ordinary:
+    def _instead(self, word: _Word) -> str:
+        """What stands for a word that is also a name."""
+        if not self._is_name(word):
+            self._found.left += 1
+            return word.spelt
+        return self._instead_of_any(word)
+
+    def _is_name(self, word: _Word) -> bool:
+        if word.spelt.islower():
+            return _is_set_off(word)
+        if word.name not in self._ordinary:
             return True
-        before, after = _around(match)
-        shouted = len(match[0]) > 1 and match[0].isupper()
+        before, after = _around(word)
+        shouted = len(word.spelt) > 1 and word.spelt.isupper()
         begins = _SENTENCE_BEGINS.search(before) is not None
         return not (shouted or begins) or _SET_OFF_AFTER.match(after) is not None
 
@@ -201,31 +205,85 @@ class _Names:
         )
 
 
-def _around(match: re.Match[str]) -> tuple[str, str]:
-    """The characters before and after a match."""
-    start, end = match.span()
-    return match.string[max(0, start - _NEAR) : start], match.string[end : end + _NEAR]
+class _Word(NamedTuple):
+    """A name as it stands in a text, from `start` to `end`."""
+
+    text: str
+    start: int
+    end: int
+    name: str
+    pseudonym: str
+
+    @property
+    def spelt(self) -> str:
+        return self.text[self.start : self.end]
 
 
-def _is_set_off(match: re.Match[str]) -> bool:
+def _around(word: _Word) -> tuple[str, str]:
+    """The characters before and after a word."""
+    return word.text[max(0, word.start - _NEAR) : word.start], word.text[word.end : word.end + _NEAR]
+
+
+def _is_set_off(word: _Word) -> bool:
     """Whether signs, or the beginning or the end of the text, are on both sides of a word."""
-    before, after = _around(match)
+    before, after = _around(word)
     return _SET_OFF_BEFORE.search(before) is not None and _SET_OFF_AFTER.match(after) is not None
 
 
 class _Words:
-    """Names, each with what replaces it. `pattern` finds them in any case where they stand as words, the longest first;
-    its groups are the names."""
+    """Names, each with what replaces it. They are found in any case where they stand as words, the longest first, by
+    their first word and their length: those of a crowd take the time of a few."""
 
     def __init__(self, pseudonyms: Mapping[str, str]) -> None:
+        self._pseudonyms = pseudonyms
+        self._names: dict[str, list[tuple[int, str, str]]] = {}  # by loose spelling: a rank, the spelling, the name
+        self._lengths: dict[str, set[int]] = {}  # of the spellings that begin with a word
         names = sorted(filter(str.strip, pseudonyms), key=len, reverse=True)
-        self._pseudonyms = [pseudonyms[name] for name in names]
-        groups = "|".join(f"({'|'.join(map(re.escape, _spellings(name)))})" for name in names)
-        self.pattern = re.compile(rf"(?<!\w)(?:{groups})(?!\w)" if names else "(?!)", re.IGNORECASE)
+        spellings = ((spelling, name) for name in names for spelling in _spellings(name))
+        for rank, (spelling, name) in enumerate(spellings):
+            self._names.setdefault(_loosely(spelling), []).append((rank, spelling, name))
+            begun = next(_BEGINNING.finditer(spelling))[0]
+            self._lengths.setdefault(_loosely(begun), set()).add(len(spelling))
 
-    def pseudonym(self, match: re.Match[str]) -> str:
-        """What replaces the name that was found: it is told by its group, since the text may spell it otherwise."""
-        return self._pseudonyms[(match.lastindex or 1) - 1]
+    def found(self, text: str) -> Iterator[_Word]:
+        """The names in a text, from left to right."""
+        end = 0
+        for begun in _BEGINNING.finditer(text) if self._lengths else ():
+            lengths = self._lengths.get(_loosely(begun[0]))
+            if lengths and begun.start() >= end and (word := self._at(text, begun.start(), lengths)):
+                end = word.end
+                yield word
+
+    def replaced(self, text: str, instead: Callable[[_Word], str]) -> str:
+        """The text with something else instead of each name."""
+        parts, end = [], 0
+        for word in self.found(text):
+            parts += [text[end : word.start], instead(word)]
+            end = word.end
+        return "".join([*parts, text[end:]])
+
+    def _at(self, text: str, start: int, lengths: Iterable[int]) -> _Word | None:
+        """The longest name that begins there."""
+        best: tuple[int, int, str] | None = None
+        for end in (start + length for length in lengths):
+            if _WORD.match(text, end):
+                continue
+            spelt = text[start:end]
+            for rank, spelling, name in self._names.get(_loosely(spelt), ()):
+                if (best is None or rank < best[0]) and _is_spelt(spelt, spelling):
+                    best = rank, end, name
+        return best and _Word(text, start, best[1], best[2], self._pseudonyms[best[2]])
+
+
+@lru_cache(1024)
+def _is_spelt(spelt: str, spelling: str) -> bool:
+    """Whether the one is the other in any case."""
+    return spelt == spelling or re.fullmatch(re.escape(spelling), spelt, re.IGNORECASE) is not None
+
+
+def _loosely(text: str) -> str:
+    """The same text for all spellings of a name that differ in case alone (and for a few others: ß is SS)."""
+    return text.replace("İ", "I").upper().casefold()
 
 
 def _fold(name: str) -> str:

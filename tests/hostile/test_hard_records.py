@@ -123,3 +123,18 @@ def test_a_folder_of_folders_more_than_64_deep_is_refused_with_a_sentence(tmp_pa
     with pytest.raises(InputError, match=r"65 has folders more than 64 deep\.") as refused:
         plan([tmp_path / "65"])
     assert refused.value.hint == "name the folder that has the files"
+
+
+def test_the_names_of_1_000_people_are_found_in_2_mb_in_seconds_of_work(tmp_path: Path):
+    people = [f"Agent s{i}" for i in range(1_000)]
+    said = "agent s7 said, he said, " * 80_000
+    turns = [{"agent": people[7], "text": "Hi."}, {"agent": people[0], "text": said}]
+    record = {**PLAIN, "agents": [{"name": name} for name in people], "turns": turns, "scores": []}
+    path, store = lines(tmp_path / "a.jsonl", record), ("--store", str(tmp_path / "store"))
+    before = time.process_time()
+    done = CliRunner().invoke(cli, ["import", str(path), "--name", "lab/e", "--pseudonymise", *store])
+    took = time.process_time() - before
+    assert done.exit_code == 0, done.exception
+    (episode,) = open_dataset("lab/e", tmp_path / "store").episodes()
+    assert episode.turns[1].text == said.replace("agent s7", episode.turns[0].agent)
+    assert took < 2 * MOST_SECONDS, f"{took:.1f} s"
