@@ -121,6 +121,7 @@ def import_dataset(
             *opinions.warnings,
             *_told_of_shared_labels(batches),
             *_told_of_sentinels(batches, options),
+            *_told_of_map(import_plan, options),
             *empty_splits(batches.split_sizes, batches.environments, batches.episodes, options),
         ),
         pseudonyms=run.found.counts() if options.pseudonymise else {},
@@ -191,11 +192,11 @@ class _Import:
             return stage.commit(recipe, self._provenance(batches, hashes), self.ref.version), batches
 
     def _check_map(self) -> None:
-        """Raises InputError for a column of the map that no record has."""
-        unused = self.options.columns.keys() - set[str]().union(*(source.used for source in self.plan.sources))
-        if unused:
+        """Raises InputError for a column of the map that no record has, unless rows may lack it."""
+        needed = [column for column in _unused(self.plan, self.options) if self.options.columns[column] != "reward"]
+        if needed:
             raise InputError(
-                f"No record has anything in the column {min(unused)!r}, which --map names.",
+                f"No record has anything in the column {needed[0]!r}, which --map names.",
                 "see how the records are read: run the same command with --dry-run",
             )
 
@@ -266,6 +267,19 @@ def _told_of_sentinels(batches: Batches, options: ImportOptions) -> list[str]:
         return []
     told = f"{usual:,} of {rows:,} rewards are exactly {USUAL_SENTINEL:g}, and are kept as they are"
     return [f"{told}; where that stands for no label, import again with --sentinel {USUAL_SENTINEL:g}"]
+
+
+def _unused(import_plan: ImportPlan, options: ImportOptions) -> list[str]:
+    """The columns of the map in which no record has anything."""
+    return sorted(options.columns.keys() - set[str]().union(*(source.used for source in import_plan.sources)))
+
+
+def _told_of_map(import_plan: ImportPlan, options: ImportOptions) -> list[str]:
+    """Which column of rewards is empty, or not there at all: rows may lack a reward."""
+    return [
+        f"no record has anything in the column {column!r}, which --map names as {options.columns[column]}"
+        for column in _unused(import_plan, options)
+    ]
 
 
 def _holds_training_rows(import_plan: ImportPlan) -> bool:

@@ -198,6 +198,17 @@ def test_the_cells_of_a_csv_are_numbers_where_the_map_says_reward(hub, store):
 
 
 @pytest.mark.parametrize(
+    ("name", "data"),
+    [("d.csv", b"question,answer,score\nwho,me,\n"), ("d.jsonl", b'{"question": "who", "answer": "me"}\n')],
+)
+def test_a_column_of_rewards_that_is_empty_is_told_and_the_rewards_are_null(hub, store, name, data):
+    repo = planted(hub, {name: data})
+    pulled = hub.run("pull", repo, *MAP, "--store", store.root)
+    assert "no record has anything in the column 'score', which --map names as reward\n" in pulled.err
+    assert rewards_of(hub, repo, store) == [{"asked": "who", "answered": "me", "reward": None}]
+
+
+@pytest.mark.parametrize(
     ("csv", "reason"),
     [
         ("question,reply\nhow are you,fine\n", "no record has anything in the column 'answer', which --map names."),
