@@ -243,6 +243,13 @@ def _ignore_interrupts() -> None:
 def _say(message: str, hint: str) -> None:
     from sotopia_rl_data.secrets import env_secrets, hide, redact
 
-    console.say("error: ", "red", redact(message, loosely=False))
+    console.say("error: ", "red", _cut(redact(message, loosely=False)))
     if hint:
-        console.say(" hint: ", "green", hide(hint, *env_secrets()))  # of our own words none has the shape of a key
+        console.say(" hint: ", "green", _cut(hide(hint, *env_secrets())))  # of our own words none has a key's shape
+
+
+def _cut(text: str) -> str:
+    """A text as long as a screen: of a longer one, such as one that quotes a file's key of a megabyte, both ends."""
+    head, tail = 1600, 400
+    left_out = len(text) - head - tail
+    return f"{text[:head]} … ({left_out:,} characters) … {text[-tail:]}" if left_out > 0 else text

@@ -347,6 +347,16 @@ def test_bad_input_is_one_sentence_the_hint_and_an_exit_code(run, tmp_path, argu
     assert left == []
 
 
+def test_an_error_is_as_long_as_a_screen_and_tells_its_two_ends(run, tmp_path):
+    (tmp_path / "s.json").write_text(json.dumps({"x" * 500_000: 1}))
+    done = run("rollout", "--scenarios", "./s.json", "--out", "lab/new")
+    error, hint = done.stderr.split("\n hint: ")
+    assert (done.returncode, len(error)) == (1, len("error: ") + 1600 + len(" … (498,143 characters) … ") + 400)
+    assert error.startswith("error: s.json:1: the scenario has the unknown field 'xxx")
+    assert error.endswith("xxx'; it may have environment_id, codename, relationship, scenario, agents.")
+    assert hint.startswith("a scenario has environment_id")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "sql",
