@@ -11,8 +11,9 @@ from __future__ import annotations
 import difflib
 import errno
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,9 +21,10 @@ from sotopia_rl_data.errors import InputError
 
 _STRING = "tag:yaml.org,2002:str"
 _LARGEST_FILE = 64 << 20  # bytes
-_LARGEST = 16 << 20  # characters of a file; a benchmark's scenarios have about one million
 _DEEPEST = 40  # lists and mappings within each other
-_MOST = 1_000_000  # values of a file, its aliases written out
+_MOST = 100_000  # values of a file, its aliases written out; Python's parser takes up to 20 microseconds for each
+_CHARACTERS = 10  # of a file, for each value that it may have
+_TEXT = 100  # characters of a text that count as a value
 _TEXT_TAGS = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:binary")
 _DIGITS = 19
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -49,14 +51,15 @@ def read_text(path: Path, what: str, hint: str) -> str:
 
 class NodeReader:
     """Reads the nodes of one file, which holds `what` ("a rubric"). `where` names the file in errors, `hint` says what
-    it should look like. Its methods raise InputError with the node's line."""
+    it should look like. A file has at most `most` values, and ten times as many characters. Its methods raise
+    InputError with the node's line."""
 
-    def __init__(self, where: str, what: str, hint: str) -> None:
-        self._where, self._what, self._hint = where, what, hint
+    def __init__(self, where: str, what: str, hint: str, most: int = _MOST) -> None:
+        self._where, self._what, self._hint, self._most = where, what, hint, most
 
     def root(self, text: str) -> Any:
         """The node of the whole file."""
-        roots = list(self.roots(text))
+        roots = list(islice(self.roots(text), 2))
         if not roots:
             raise InputError(f"{self._where} is empty, but it should hold {self._what}.", self._hint)
         if len(roots) > 1:
@@ -67,10 +70,14 @@ class NodeReader:
         """The node of each document of the file, one after the other."""
         import yaml
 
-        if len(text) > _LARGEST:
-            raise InputError(f"{self._where} is larger than {_LARGEST:,} characters.", "split it, or write JSON Lines")
+        if len(text) > (largest := self._most * _CHARACTERS):
+            raise InputError(
+                f"{self._where} is larger than {largest:,} characters.",
+                "make it smaller; scenarios may also be JSON Lines",
+            )
         try:
             loader = _loader()(text)
+            loader.left, loader.too_many = self._most, self._too_many
             while loader.check_node():
                 node = loader.get_node()
                 self._size(node, {}, 0)
@@ -81,12 +88,16 @@ class NodeReader:
             problem = getattr(error, "problem", None) or str(error).splitlines()[0]
             raise InputError(f"{self._where}{line}: this is not YAML: {problem}.", self._hint) from error
 
+    def _too_many(self, node: Any) -> NoReturn:
+        self.wrong(node, f"this is more than {self._most:,} values, its aliases written out")
+
     def _size(self, node: Any, known: dict[int, int], depth: int) -> int:
-        """How many values a node has, aliases written out; more than can be read is wrong."""
+        """How many values a node has, aliases written out; more than can be read is wrong. A long text counts as
+        several: aliases would make gigabytes of it."""
         if isinstance(node.value, str):
             if _HALF_PAIR.search(node.value):
                 self.wrong(node, "this text holds half of a surrogate pair: write the character itself")
-            return 1
+            return 1 + len(node.value) // _TEXT
         if known.get(id(node)) == 0:
             self.wrong(node, "this contains itself")
         if depth > _DEEPEST:
@@ -95,8 +106,8 @@ class NodeReader:
             known[id(node)] = 0
             children = [child for item in node.value for child in (item if isinstance(item, tuple) else (item,))]
             known[id(node)] = 1 + sum(self._size(child, known, depth + 1) for child in children)
-            if known[id(node)] > _MOST:
-                self.wrong(node, f"this is more than {_MOST:,} values, its aliases written out")
+            if known[id(node)] > self._most:
+                self._too_many(node)
         return known[id(node)]
 
     def text(self, node: Any, what: str) -> str:
@@ -150,9 +161,10 @@ class NodeReader:
         raise InputError(f"{self._where}:{node.start_mark.line + 1}: {fault}.", self._hint)
 
 
-def values(text: str, where: str, what: str, hint: str) -> Any:
-    """The plain value of a YAML text, which holds `what` ("a recipe"). Raises InputError with the line."""
-    reader = NodeReader(where, what, hint)
+def values(text: str, where: str, what: str, hint: str, most: int = _MOST) -> Any:
+    """The plain value of a YAML text, which holds `what` ("a recipe"), with the bounds of `NodeReader`. Raises
+    InputError with the line."""
+    reader = NodeReader(where, what, hint, most)
     return reader.value(reader.root(text))
 
 
@@ -166,6 +178,16 @@ def _loader() -> Any:
             first: [(tag, pattern) for tag, pattern in resolvers if tag not in _TEXT_TAGS]
             for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
         }
+
+        left: int
+        too_many: Callable[[Any], NoReturn]
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            node = super().compose_node(parent, index)
+            self.left -= 1
+            if self.left < 0:  # before the rest is read, which takes minutes
+                self.too_many(node)
+            return node
 
         def construct_object(self, node: Any, deep: bool = False) -> Any:
             try:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.store.readme import split_front
 from sotopia_rl_data.yaml_nodes import read_text, values
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "\n".join(
@@ -24,8 +25,8 @@ WRONG = {  # a text, and how its error goes on after "x.yaml:"
     "brackets 100,000 deep": ("[" * 100_000, ""),
     "brackets 45 deep": ("a: 1\nb: " + "[" * 45 + "]" * 45, "2: lists and mappings are more than 40 deep"),
     "mappings 2,000 deep": ("".join(f"{' ' * i}a:\n" for i in range(2000)), ""),
-    "aliases of aliases": (BOMB, "6: this is more than 1,000,000 values, its aliases written out"),
-    "merges of merges": (MERGES, "7: this is more than 1,000,000 values, its aliases written out"),
+    "aliases of aliases": (BOMB, "5: this is more than 100,000 values, its aliases written out"),
+    "merges of merges": (MERGES, "6: this is more than 100,000 values, its aliases written out"),
     "an alias of what it is in": ("a: 1\nb: &b [1, *b]\n", "2: this contains itself"),
     "an unknown alias": ("a: *b\n", "1: this is not YAML"),
     "a huge integer": (f"a: 1\nb: {'9' * 5000}\n", "2: "),
@@ -47,20 +48,24 @@ WRONG = {  # a text, and how its error goes on after "x.yaml:"
     "an ordered map of numbers": ("a: !!omap 3\n", "1: "),
     "a float that is text": ("a: !!float abc\n", "1: "),
     "a boolean that is text": ("a: !!bool maybe\n", "1: "),
-    "17 million characters": ("a: " + "x" * (17 << 20), ""),
+    "a text and its aliases": (f"a: &a {'x' * 100_000}\nb: [{'*a, ' * 100}]\n", "2: this is more than 100,000 values"),
+    "half a million values": (f"[{'a,' * 499_998}]", "1: this is more than 100,000 values"),
+    "100,000 keys": ("".join(f"k{i}: 1\n" for i in range(100_000)), "50001: this is more than 100,000 values"),
+    "120,000 documents": ("---\n" * 120_000, "3: this is not YAML: a second document begins here"),
+    "a million characters and one": ("a: " + "x" * 1_000_000, ""),
     "nothing": ("# only a comment\n", ""),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("text", "said"), WRONG.values(), ids=WRONG)
-def test_whatever_goes_wrong_is_a_sentence_with_its_line_within_two_seconds(text, said):
+def test_whatever_goes_wrong_is_a_sentence_with_its_line_within_seconds(text, said):
     begun = time.process_time()
     with pytest.raises(InputError) as raised:
         values(text, "x.yaml", "a thing", "a hint")
     assert raised.value.message.startswith(f"x.yaml:{said}" if said else "x.yaml")
     assert len(raised.value.message) < 300
-    assert time.process_time() - begun < 2
+    assert time.process_time() - begun < 5
 
 
 @pytest.mark.slow
@@ -89,6 +94,12 @@ def test_numbers_and_texts_are_what_they_look_like_and_dates_are_texts(text, val
     begun = time.process_time()
     assert values(f"a: {text}\n", "x.yaml", "a thing", "a hint") == {"a": value}
     assert time.process_time() - begun < 3
+
+
+def test_front_matter_has_a_quarter_of_that_since_it_is_read_several_times():
+    front = {"k": ["a"] * 24_000}
+    assert split_front(f"---\nk: [{'a,' * 24_000}]\n---\nBelow.") == (front, "Below.")
+    assert split_front(f"---\nk: [{'a,' * 25_000}]\n---\nBelow.") == ({}, "Below.")
 
 
 def test_a_pipe_or_a_device_is_not_opened_since_it_might_never_end(tmp_path):

@@ -34,6 +34,7 @@ _BEFORE = {"environment": "environment_id", "cast": "agents", "id": "agent"}
 """The words of scenario files before they took those of episodes; both are read."""
 _FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SHOWN = 5
+_MOST = 400_000  # values of a YAML file: SOTOPIA's benchmark has about a million characters
 _BLANKS = re.compile(r"\s*")
 _HINT = f"a scenario has {', '.join(FIELDS)}; each of its agents has {', '.join(PERSON)}"
 _OF_PERSON = re.compile(rf"({'|'.join((*PERSON, 'id'))})_(\d{{1,6}})")
@@ -124,7 +125,7 @@ class _Unreadable(Exception):
 
 def _yaml(content: str, file: Path) -> Iterator[_Entry]:
     """One scenario, a list of them, or either in each of several documents."""
-    reader = NodeReader(str(file), "scenarios", "repair the file there")
+    reader = NodeReader(str(file), "scenarios", "repair the file there", _MOST)
     for node in reader.roots(content):
         for scenario in node.value if isinstance(node, yaml.SequenceNode) else [node]:
             yield scenario.start_mark.line + 1, reader.value(scenario)

@@ -28,6 +28,7 @@ BEGIN, END = "<!-- sotopia-rl-data:begin -->", "<!-- sotopia-rl-data:end -->"
 FILE_NAME, CROISSANT, ASSETS = "README.md", "croissant.json", "assets"
 MACHINE_KEYS = ("configs", "size_categories", "dataset_info")
 _FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n?", re.DOTALL)
+_MOST = 25_000  # values of the front matter, which several steps of a command read
 _BLOCK = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
 _PICTURE = re.compile(rf"\]\(({ASSETS}/[A-Za-z0-9][A-Za-z0-9_-]{{0,99}}\.png)\)")
 _DTYPES = {"double": "float64", "float": "float32"}  # as `datasets` calls them
@@ -164,7 +165,7 @@ def split_front(text: str) -> tuple[dict[str, Any], str]:
         return {}, text
     rest = text[match.end() :]
     try:
-        front = yaml_nodes.values(match.group(1), "The front matter", "keys", "")
+        front = yaml_nodes.values(match.group(1), "The front matter", "keys", "", _MOST)
     except InputError:
         return {}, rest  # front matter that is not YAML is dropped; the text below it is kept
     return (front if isinstance(front, dict) else {}), rest

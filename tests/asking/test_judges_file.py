@@ -23,7 +23,7 @@ from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.ledger.ledger import Ledger
 
-LONG = "word " * 100
+LONG = "word " * 19
 KEYS = {f"KEY_OF_{letter}": f"sk-{letter * 3}-0123456789" for letter in "ABCD"}
 
 
@@ -202,13 +202,13 @@ def test_a_mistake_in_the_file_is_a_sentence_with_its_line(tmp_path: Path, text:
 
 
 def test_an_alias_is_searched_for_secrets_once_and_a_secret_is_found_all_the_same(tmp_path: Path):
-    nested = "".join(f"    {name}: &{name} [{', '.join([f'*{of}'] * 9)}]\n" for of, name in pairwise("abcdef"))
+    nested = "".join(f"    {name}: &{name} [{', '.join([f'*{of}'] * 8)}]\n" for of, name in pairwise("abcdef"))
     file = tmp_path / "judges.yaml"
     file.write_text(f"- name: x\n  extra:\n    a: &a [{LONG}]\n{nested}")
     begun = time.process_time()
     with pytest.raises(InputError, match=":3: The extra parameters have more than 100,000 characters"):
         read_judges(file)
-    assert time.process_time() - begun < 8
+    assert time.process_time() - begun < 1
     file.write_text(file.read_text().replace(LONG, "sk-abcdefghij0123456789"))
     with pytest.raises(InputError, match=":3: this looks like a key"):
         read_judges(file)

@@ -199,6 +199,16 @@ def test_a_file_that_is_no_scenario_file_is_refused_in_a_sentence(name, content,
         read_scenarios(tmp_path / "absent.yaml")
 
 
+def test_a_yaml_file_of_scenarios_may_have_four_million_characters(tmp_path):
+    path = tmp_path / "long.yaml"
+    path.write_text(f"#{'x' * 3_900_000}\n{dumped([TREE])}")
+    assert len(read_scenarios(path)) == 1
+    path.write_text(f"#{'x' * 4_000_000}\n{dumped([TREE])}")
+    with pytest.raises(InputError, match=r"long.yaml is larger than 4,000,000 characters\.") as error:
+        read_scenarios(path)
+    assert error.value.hint == "make it smaller; scenarios may also be JSON Lines"
+
+
 def test_a_list_of_200_000_scenarios_is_read_once_and_not_once_for_each_of_them(tmp_path):
     (tmp_path / "many.json").write_text("[" + "{},\n" * 200_000 + "{}]")
     begun = time.process_time()
