@@ -292,9 +292,20 @@ def test_a_label_is_a_reward_in_every_spelling_and_another_word_is_listed(tmp_pa
 
 def test_a_cell_that_begins_with_a_bracket_and_holds_no_messages_is_a_text(tmp_path):
     path = tmp_path / "a.csv"
-    cells = ["[INST] Hi [/INST]", '[{"role": "user", "content": "Hi"}]']
-    path.write_text(csv_text([{"prompt": cell, "completion": "c"} for cell in cells]))
-    assert [row.prompt[0]["content"] for row in read([path])] == ["[INST] Hi [/INST]", "Hi"]
+    texts = ["[INST] Hi [/INST]", '[{"x": 1}] is what?', "[]", '[{"name": "f"}]']
+    for cells in (texts, ["[{'role': 'user', 'content': 'Hi'}]", '[{"role": "assistant", "content": "Hi"}]']):
+        path.write_text(csv_text([{"prompt": cell, "completion": "c"} for cell in cells]))
+        assert [row.prompt[0]["content"] for row in read([path])] == (cells if cells is texts else ["Hi", "Hi"])
+    path.write_text(csv_text([{"prompt": "p", "completion": cell} for cell in texts]))
+    assert [row.completion for row in read([path])] == texts
+
+
+def test_a_cell_of_messages_that_breaks_off_is_listed_and_not_a_text(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(csv_text([{"prompt": '[{"role": "user", "content": "Hi', "completion": "c"}]))
+    assert [one.reason for one in failures(path)] == [
+        "`prompt` is neither JSON nor a Python list, tuple or dictionary."
+    ]
 
 
 def test_a_completion_that_calls_a_tool_is_listed_and_not_an_empty_text(tmp_path):

@@ -21,7 +21,8 @@ from sotopia_rl_data.importers.record import Record, identifier, kind, mapping, 
 from sotopia_rl_data.schema import Message
 
 Messages = tuple[Message, ...]
-_LIST = re.compile(r"\s*\[\s*[{\]]")  # a text may begin with "[INST]"
+_LIST = re.compile(r"\s*\[\s*\{")  # a text may begin with "[INST]"
+_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content)["']""")
 
 
 def read_completion(record: Record) -> list[TrainingRow]:
@@ -88,7 +89,7 @@ def _messages(record: Record, key: str, role: str) -> Messages:
     """The messages under `key`; a text is one message of this role. Raises InputError."""
     value = record.value.get(key)
     if record.cells and isinstance(value, str) and _LIST.match(value):
-        value = nested(value, f"`{key}`")
+        value = _cell(value, key)
     if isinstance(value, str):
         if not value and role == "user":
             raise InputError(f"`{key}` is empty.")
@@ -96,6 +97,19 @@ def _messages(record: Record, key: str, role: str) -> Messages:
     if not isinstance(value, (list, tuple)) or not value:
         raise InputError(f"`{key}` is {'missing' if value is None else kind(value)}, neither text nor messages.")
     return tuple(_message(one, f"{key}[{i}]") for i, one in enumerate(value))
+
+
+def _cell(value: str, key: str) -> Any:
+    """What a cell of a table says: messages where it lists objects with roles, else its text. Raises InputError for
+    what begins as messages do and is not whole."""
+    try:
+        listed = nested(value, f"`{key}`")
+    except InputError:
+        if _MESSAGES.match(value):
+            raise
+        return value
+    roles = isinstance(listed, list) and all(isinstance(one, Mapping) and "role" in one for one in listed)
+    return listed if roles else value
 
 
 def _message(value: Any, place: str) -> Message:
