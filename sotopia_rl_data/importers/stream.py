@@ -33,6 +33,7 @@ _MOST_ROWS_A_BYTE = 10  # of a Parquet file with more than …
 _FEW_ROWS = 1_000_000
 _FEW_BYTES = 1 << 30  # that a file may unpack to whatever its size
 _AT_ONCE = 64 << 20  # bytes of a column that are unpacked at once, since every row may repeat its longest value
+_COPY = 30  # times as cheap as unpacking a dictionary is the copy of it that the next batch has
 
 
 def json_lines(stream: io.BufferedReader[Any], name: str) -> Iterator[Entry]:
@@ -133,17 +134,22 @@ def arrow_rows(path: Path, name: str, only: Container[str] | None = None) -> Ite
 
     count = unpacked = made = 0  # rows, and bytes as Arrow and as we have them: Arrow keeps what rows share once
     most = max(_FEW_BYTES, MOST_TIMES * path.stat().st_size)
+    before: list[Any] = []
     try:
         for batch in _batches(path):
-            unpacked += batch.nbytes
+            dictionaries = [column.dictionary for column in batch.columns if isinstance(column, pa.DictionaryArray)]
+            copied = sum(one.nbytes for one, last in zip(dictionaries, before, strict=False) if one.equals(last))
+            unpacked += batch.nbytes - copied + copied // _COPY
+            before = dictionaries
             read = [i for i, column in enumerate(batch.schema.names) if only is None or column in only]
+            texts = [batch.schema.names[i] for i in read if _has_text(batch.schema.field(i).type)]
             for part in _parts(batch.select(read)):
                 if max(unpacked, made) > most:
                     raise InputError(f"it unpacks to more than {MOST_TIMES:,} times its size from row {count:,} on.")
                 for row, wrong in _values(part):
                     yield Record(row, f"{name}[{count}]"), wrong
                     count += 1
-                    made += _size(row)
+                    made += _size([row[column] for column in texts]) if row else 0
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
@@ -172,11 +178,20 @@ def _batches(path: Path) -> Iterator[Any]:
 
 
 def _packed_batches(table: Any) -> Iterator[Any]:
-    """The batches of a Parquet file, the smaller the longer a value may be that its rows share."""
+    """The batches of a Parquet file, the smaller the longer a value may be that its rows share. A dictionary stays one
+    however many rows of a batch share its values, and is copied for each batch: it makes them smaller only by the rows'
+    part of it."""
+    import pyarrow as pa
+
     footer = table.metadata
+    shared = {field.name for field in table.schema_arrow if pa.types.is_dictionary(field.type)}
     for i in range(footer.num_row_groups):
-        group = footer.row_group(i)
-        longest = max((group.column(j).total_uncompressed_size for j in range(group.num_columns)), default=0)
+        columns = [footer.row_group(i).column(j) for j in range(footer.num_columns)]
+        named = Counter(column.path_in_schema for column in columns)  # "a.b" may be a column, and b within a
+        longest = 0
+        for column in columns:
+            one = column.path_in_schema in shared and named[column.path_in_schema] == 1
+            longest = max(longest, column.total_uncompressed_size // (_ROWS if one else 1))
         rows = min(_ROWS, max(1, _AT_ONCE // max(1, longest)))
         yield from table.iter_batches(rows, [i], use_threads=False)
 
@@ -187,6 +202,15 @@ def _parts(batch: Any) -> Iterator[Any]:
         part = batch.slice(start, _ROWS)
         rows = min(_ROWS, max(1, _AT_ONCE // max(1, part.nbytes)))
         yield from (part.slice(i, rows) for i in range(0, part.num_rows, rows))
+
+
+def _has_text(kind: Any) -> bool:
+    """Whether a type of Arrow is more than numbers, and lists and the like of them."""
+    import pyarrow as pa
+
+    if kind.num_fields:
+        return any(_has_text(kind.field(i).type) for i in range(kind.num_fields))
+    return not pa.types.is_primitive(kind)
 
 
 def _size(value: Any) -> int:
