@@ -308,6 +308,16 @@ def test_a_cell_of_messages_that_breaks_off_is_listed_and_not_a_text(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    "alone", ["Hi", {"content": "Hi"}, {"role": "gpt", "content": "Hi"}, {"role": "model", "content": "Hi"}]
+)
+def test_one_text_or_message_in_the_place_of_a_completion_is_the_assistants(tmp_path, alone):
+    (row,) = read([lines(tmp_path / "a.jsonl", {"prompt": "p", "completion": [alone]})])
+    assert row.completion == "Hi"
+    (refused,) = failures(lines(tmp_path / "b.jsonl", {"prompt": "p", "completion": [alone, alone]}))
+    assert refused.reason.endswith(("not an object.", "not system, user or assistant."))
+
+
 def test_a_completion_that_calls_a_tool_is_listed_and_not_an_empty_text(tmp_path):
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
     (refused,) = failures(lines(tmp_path / "a.jsonl", {"prompt": "p", "completion": [call]}))

@@ -3,8 +3,9 @@
     {"prompt": …, "completion": …, "reward": 0.7}          perhaps with `label`, true or false, in place of the reward
     {"prompt": …, "chosen": …, "rejected": …}              two examples: the chosen one has the reward 1, the other 0
 
-A conversation of several messages may stand for a text; its last message is the completion. Where `chosen` and
-`rejected` hold the prompt too, it is what they have in common.
+A conversation of several messages may stand for a text; its last message is the completion, and one alone under
+`completion` is the assistant's, whatever its role. Where `chosen` and `rejected` hold the
+prompt too, it is what they have in common.
 """
 
 from __future__ import annotations
@@ -96,6 +97,9 @@ def _messages(record: Record, key: str, role: str) -> Messages:
         return ({"role": "user", "content": value},) if role == "user" else ({"role": "assistant", "content": value},)
     if not isinstance(value, (list, tuple)) or not value:
         raise InputError(f"`{key}` is {'missing' if value is None else kind(value)}, neither text nor messages.")
+    if key == "completion" and len(value) == 1:  # what it is called says nothing: the assistant answers here
+        one = {"content": value[0]} if isinstance(value[0], str) else mapping(value[0], f"{key}[0]")
+        value = [{**one, "role": "assistant"}]
     return tuple(_message(one, f"{key}[{i}]") for i, one in enumerate(value))
 
 
