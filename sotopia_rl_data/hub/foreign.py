@@ -21,6 +21,7 @@ from sotopia_rl_data.importers.files import look
 from sotopia_rl_data.importers.importing import import_dataset
 from sotopia_rl_data.importers.options import ImportOptions
 from sotopia_rl_data.importers.reading import UnreadableFile
+from sotopia_rl_data.importers.stream import ARROW_FILE, ARROW_STREAM, PARQUET
 from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.store import Store, versions
 from sotopia_rl_data.store.versions import note_published
@@ -76,6 +77,8 @@ def import_foreign(
             target = Path(folder, name)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(hub.file(ref.name, name, commit, most=tree[name].size).resolve())
+            if name.lower().endswith(".parquet") and not _is_arrow(target):
+                raise InputError(f"{ref}: {name}: it is not Parquet.", leave_out)
             done += tree[name].size
             if progress is not None:
                 progress(done, total)
@@ -97,6 +100,9 @@ def import_foreign(
     report.version.keep_notes()
     for warning in report.warnings:
         store.display.note(warning)
+    if report.skipped:
+        more = f" and {len(report.skipped) - 3:,} more" if len(report.skipped) > 3 else ""
+        store.display.note(f"left out, as of none of the formats: {', '.join(report.skipped[:3])}{more}")
     if report.failures:
         told = f"{report.rejected[0].source}: {report.rejected[0].reason}"
         store.display.note(f"{report.failures:,} rows of `failures` say what was not read; {told}")
@@ -113,6 +119,12 @@ def can_be_path(path: str) -> bool:
 def _is_data(path: str) -> bool:
     name = path.rpartition("/")[2]
     return name.lower().endswith(_DATA) and name not in _NO_DATA and not path.startswith(".")
+
+
+def _is_arrow(path: Path) -> bool:
+    """Whether a file begins as a Parquet or Arrow file does, and not as a pointer to one, or a page about an error."""
+    with path.open("rb") as file:
+        return file.read(8).startswith((PARQUET, ARROW_FILE, ARROW_STREAM))
 
 
 def _version(store: Store, ref: DatasetRef, hub: Hub, commit: str) -> str | None:

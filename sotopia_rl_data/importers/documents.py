@@ -54,7 +54,8 @@ class _Window:
     def value(self, limit: int) -> tuple[Any, str]:
         """The value that begins here, and its text; then `at` is behind it.
 
-        Raises InputError for a value that is wrong, and `at` is behind it as well; _Broken where no end is found.
+        Raises InputError for a value that is wrong, and `at` is behind it as well; BrokenDocument where no end is
+        found.
         """
         while True:
             try:
@@ -95,16 +96,20 @@ class _Window:
         text = self.buffer[self.at : end if end >= 0 else None]
         if end < 0 and not self.ended and len(text) >= limit:
             self.at = len(self.buffer)
-            return _Broken(f"longer than {limit:,} bytes.")
+            return BrokenDocument(f"longer than {limit:,} bytes.")
         self.at = end if end >= 0 else len(self.buffer)
         try:
             json_value(text.encode("utf-8", "surrogateescape"))
         except InputError as error:
-            return error if end >= 0 else _Broken(f"{error.message.rstrip('.')}, and nothing can be read from here on.")
+            return (
+                error
+                if end >= 0
+                else BrokenDocument(f"{error.message.rstrip('.')}, and nothing can be read from here on.")
+            )
         return InputError("not JSON.")
 
 
-class _Broken(InputError):
+class BrokenDocument(InputError):
     """After this nothing more of a document can be read."""
 
 
@@ -123,7 +128,7 @@ def json_document(stream: IO[bytes], name: str, depth: int, limit: int = MAX_REC
         if mark in "]}":
             text.at += 1
             if not above:
-                yield Record(None, _place(name, depth, "", count)), InputError(f"not JSON: {mark} closes nothing.")
+                yield Record(None, _place(name, depth, "", count)), BrokenDocument(f"not JSON: {mark} closes nothing.")
                 return
             above.pop()
             key = None
@@ -148,11 +153,14 @@ def json_document(stream: IO[bytes], name: str, depth: int, limit: int = MAX_REC
         if wanted or wrong is not None:
             yield Record(value, place, key=key or "", within=within), wrong
             count += 1
-        if isinstance(wrong, _Broken):
+        if isinstance(wrong, BrokenDocument):
             return
         key = None
     if above:
-        yield Record(None, _place(name, depth, "", count)), InputError("not JSON: the document ends before its end.")
+        yield (
+            Record(None, _place(name, depth, "", count)),
+            BrokenDocument("not JSON: the document ends before its end."),
+        )
 
 
 def _not_unicode(value: Any, raw: str) -> InputError | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.importers.documents import BrokenDocument
 from sotopia_rl_data.importers.files import ImportPlan, Source, plan
 from sotopia_rl_data.importers.formats import episode_log, format_of
 from sotopia_rl_data.importers.formats.format import Beside, Format, Item, Located, Ranges, Reader
@@ -51,7 +52,8 @@ def read_plan(
 ) -> Located:
     """Every item of the files of a plan, with its record. `ranges` are those of declared dimensions, `opinions` what is
     known of annotated files (None: it is gathered first); `on_file` gets each file that was read, and its SHA-256.
-    A file that cannot be read to its end gives a Failure, or with `whole_files` raises UnreadableFile."""
+    A file that cannot be read to its end gives a Failure, or with `whole_files` raises UnreadableFile, as does one in
+    whose first records nothing can be read."""
     done = 0
     opinions = opinions_of(import_plan) if opinions is None else opinions
 
@@ -120,6 +122,8 @@ def _items(source: Source, meter: Metered, beside: Beside, whole_files: bool) ->
             raise InputError(source.wrong)
         for record, wrong in source.entries(meter):
             if wrong is not None:
+                if whole_files and (source.damaged or isinstance(wrong, BrokenDocument)):
+                    raise wrong
                 yield record.failure(wrong.message), record
                 continue
             if not lists.hold(record):

@@ -284,6 +284,37 @@ def test_a_file_that_breaks_off_is_refused_and_without_it_the_others_are_pulled(
     assert len(rewards_of(hub, repo, store)) == 2
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 3\n"
+ROW = json.dumps({"input": "hello", "output": "yes", "value": 1.0})
+BESIDE = {
+    "a pointer in place of Parquet": ("b.parquet", POINTER, "it is not Parquet."),
+    "a pointer in place of lines": ("b.jsonl", POINTER, "not JSON: Expecting value at character 1."),
+    "a list cut in a record": ("b.json", f"[{ROW},{ROW[:9]}".encode(), "and nothing can be read from here on."),
+    "a list closed twice": ("b.json", f"[{ROW},{ROW}]],{ROW}]".encode(), "not JSON: ] closes nothing."),
+    "a list cut behind one": ("b.json", f"[{ROW},{ROW},".encode(), "not JSON: the document ends before its end."),
+}
+
+
+@pytest.mark.parametrize("columns", [(), ("--map", "input=prompt,output=completion,value=reward")])
+@pytest.mark.parametrize(("name", "data", "said"), BESIDE.values(), ids=BESIDE)
+def test_a_damaged_shard_beside_a_good_one_is_refused(hub, store, name, data, said, columns):
+    repo = planted(hub, {"a.parquet": parquet(pa.table(BY_NAME)), name: data})
+    refused = hub.run("pull", repo, *columns, "--store", store.root, check=False)
+    assert refused.code == 1
+    assert f"error: {repo}: {name}: " in refused.err
+    assert said in refused.err
+    assert "leave it out with --file GLOB" in refused.err
+    assert store.names() == []
+
+
+def test_files_that_are_no_data_are_told_and_an_empty_shard_is_no_fault(hub, store):
+    shards = {"a.parquet": parquet(pa.table(BY_NAME)), "b.parquet": parquet(pa.table(BY_NAME).slice(0, 0))}
+    repo = planted(hub, shards | {"config.json": b'{"a": 1}', "d.csv": b"x,y\n1,2\n"})
+    pulled = hub.run("pull", repo, "--store", store.root)
+    assert "left out, as of none of the formats: config.json, d.csv\n" in pulled.err
+    assert len(rewards_of(hub, repo, store)) == 2
+
+
 STRANGE = {
     "bytes": pa.array([b"\xff", None]),
     "not UTF-8": pa.Array.from_buffers(pa.string(), 2, pa.array([b"\xff", b"ok"]).buffers()),
