@@ -235,16 +235,12 @@ def _values(rows: Any) -> Iterator[tuple[Any, InputError | None]]:
             told = f"no time zone {error}" if isinstance(error, KeyError) else str(error).splitlines()[0].rstrip(".")
             yield None, InputError(f"it has a value that cannot be read: {told}.")
         return
-    for value in values:
-        try:
-            yield _plain(value), None
-        except InputError as error:
-            yield None, error
+    yield from ((_plain(value), None) for value in values)
 
 
 def _plain(value: Any) -> Any:
-    """A value of Arrow as JSON has it: NaN is null; a time, a duration or an id is text, a map a list of pairs. Raises
-    InputError for bytes that are not text."""
+    """A value of Arrow as JSON has it: NaN is null, and so are bytes that are not text; a time, a duration or an id is
+    text, a map a list of pairs."""
     if isinstance(value, dict):
         return {name: _plain(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
@@ -254,8 +250,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         try:
             return value.decode()
-        except UnicodeDecodeError as error:
-            raise InputError("it holds bytes that are not UTF-8 text.") from error
+        except UnicodeDecodeError:
+            return None  # a picture, or an id: no reader could take it, and one that needs it says so
     if isinstance(value, Decimal):
         return float(value)
     if isinstance(value, (datetime, date, time)):

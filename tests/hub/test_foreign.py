@@ -316,7 +316,6 @@ def test_files_that_are_no_data_are_told_and_an_empty_shard_is_no_fault(hub, sto
 
 
 STRANGE = {
-    "bytes": pa.array([b"\xff", None]),
     "not UTF-8": pa.Array.from_buffers(pa.string(), 2, pa.array([b"\xff", b"ok"]).buffers()),
     "a far time": pa.array([2**62, None], pa.timestamp("us")),
     "a far day": pa.array([2**31 - 1, None], pa.int32()).cast(pa.date32()),
@@ -332,6 +331,24 @@ def test_a_value_that_nobody_can_read_costs_its_row_and_nothing_where_the_map_le
     assert len(rewards_of(hub, repo, Store(store.root / "mapped"))) == 2
     pulled = hub.run("pull", repo, "--store", store.root)
     assert "1 rows of `failures` say what was not read; data.parquet[0]: it h" in pulled.err
+    assert [row["answered"] for row in rewards_of(hub, repo, store)] == ["no"]
+
+
+def test_pictures_and_ids_of_bytes_beside_the_texts_are_no_hindrance(hub, store):
+    pictures = [{"bytes": b"\x89PNG\xff", "path": "a.png"}, None]
+    table = pa.table({"prompt": ["hello"] * 2, "chosen": ["yes", "well"], "rejected": ["no", "so"], "image": pictures})
+    table = table.append_column("uid", pa.array([b"\xff\0", b"\xfe\0"], pa.binary(2)))
+    repo = planted(hub, {"data.parquet": parquet(table)})
+    assert "failures" not in hub.run("pull", repo, "--store", store.root).err
+    assert [row["answered"] for row in rewards_of(hub, repo, store)] == ["no", "so", "well", "yes"]
+
+
+def test_bytes_in_the_place_of_a_text_cost_their_row(hub, store):
+    table = pa.table(BY_NAME | {"output": [b"\xff", b"no"]})
+    repo = planted(hub, {"data.parquet": parquet(table)})
+    pulled = hub.run("pull", repo, "--store", store.root)
+    told = "data.parquet[0]: `output` is null, not text."
+    assert f"1 rows of `failures` say what was not read; {told}" in pulled.err
     assert [row["answered"] for row in rewards_of(hub, repo, store)] == ["no"]
 
 
