@@ -87,6 +87,11 @@ def loading_errors(name: str) -> Iterator[None]:
         yield
     except (SotopiaDataError, MemoryError):
         raise
+    except ImportError as error:
+        raise InputError(
+            f"The model {name!r} cannot be loaded: {first_line(error).rstrip('.: ')}.",
+            "install what it needs, or name another model",
+        ) from error
     except (OSError, ValueError, KeyError) as error:
         from sotopia_rl_data.hub.client import why_not_found
 
@@ -143,7 +148,7 @@ def settings_errors() -> Iterator[None]:
 
 def check_patterns(name: str, revision: str | None = None) -> None:
     """Raises ValueError where an adapter in a folder or repository, which transformers loads too, has an expression
-    that could be tried without end."""
+    that takes too long to try."""
     from transformers.utils import find_adapter_config_file
 
     check_adapter_settings(find_adapter_config_file(name, revision=revision))

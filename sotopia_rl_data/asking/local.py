@@ -13,6 +13,8 @@ import json
 import math
 import random
 import re
+import subprocess
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,9 +32,18 @@ _GATHER_S = 0.02  # how long a batch waits for more requests to join it
 _PEEKS, _PEEK = 256, 1 << 14  # a fingerprint reads 256 places of each file, 16 KiB at each
 _WRONG = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError)
 
-_REPEATED_GROUP = re.compile(r"\)[*+{]")  # one that repeats something takes a time that doubles with every letter
-_REPEATED = re.compile(r"[*+]|\{\d*,\}")
-_MOST_REPEATED = 5  # parts of any length in an expression; each multiplies its time by a name's length
+_PLAIN = re.compile(r"[\w.^$\\-]*")  # a pattern without a part that could be tried in many ways
+_TRIES_S = 10.0  # most of it goes by while Python starts; an honest expression takes microseconds
+_TRY = r"""
+import json, re, sys
+for pattern in json.load(sys.stdin):
+    for tried in (pattern, rf"(^|.*\.){pattern}($|\..*)"):
+        for name in ("model.layers.10.self_attn.q_proj", "vision_tower.vision_model.encoder.layers.23.mlp.fc1!"):
+            try:
+                re.fullmatch(tried, f"base_model.model.{name}")
+            except re.error:
+                pass  # which PEFT will say
+"""
 
 Loaded = tuple[Any, Any]
 """A tokenizer that pads on the left, and a causal model on its device."""
@@ -49,16 +60,23 @@ def check_sampling(sampling: Mapping[str, Any] | None) -> None:
 
 
 def check_adapter_settings(path: str | Path | None) -> None:
-    """Raises ValueError where an `adapter_config.json` names modules by an expression that could be tried without end.
-    PEFT reads texts, and the keys of `rank_pattern` and `alpha_pattern`, as expressions; a list is of plain names."""
+    """Raises ValueError where an `adapter_config.json` names modules by an expression that takes seconds on a name like
+    those of models, tried in a process of its own. PEFT reads texts, the keys of `rank_pattern` and `alpha_pattern` and
+    the items of `modules_to_save` and `layers_pattern` as expressions; other lists are of plain names."""
     settings = json.loads(Path(path).read_text(encoding="utf-8")) if path else None
+    patterns: dict[str, str] = {}
     for name, value in settings.items() if isinstance(settings, dict) else ():
-        if name.endswith(("modules", "pattern")):
-            is_read = isinstance(value, dict) or name == "layers_pattern"
-            patterns = [value] if isinstance(value, str) else list(value or ()) if is_read else []
-            for pattern in map(str, patterns):
-                if _REPEATED_GROUP.search(pattern) or len(_REPEATED.findall(pattern)) > _MOST_REPEATED:
-                    raise ValueError(f"its {name} is an expression that could be tried without end")
+        if name.endswith(("modules", "pattern", "_to_save")):
+            is_read = isinstance(value, dict) or name in ("layers_pattern", "modules_to_save")
+            found = [value] if isinstance(value, str) else list(value or ()) if is_read else []
+            patterns |= {one: name for one in map(str, found) if not _PLAIN.fullmatch(one)}
+    if patterns:
+        command = [sys.executable, "-I", "-c", _TRY]
+        try:
+            subprocess.run(command, input=json.dumps(list(patterns)), text=True, check=True, timeout=_TRIES_S)
+        except subprocess.TimeoutExpired as error:
+            named = " or ".join(dict.fromkeys(patterns.values()))
+            raise ValueError(f"its {named} is an expression that takes too long to try") from error
 
 
 def fingerprint(folder: Path) -> str:

@@ -133,10 +133,12 @@ def adapter_with(path: Path, adapter: Path, settings: dict[str, Any]) -> Path:
 
 
 ENDLESS = "(.+)+(.+)+(.+)+!"
+OTHERS_WITHOUT_END = (".?" * 40 + "!", ".{0,99}" * 9 + "!", "(?x)(?:.+) +!", "(?:.|.)*!")
 EXPRESSIONS: dict[str, dict[str, Any]] = {
     "target_modules": {"target_modules": ENDLESS}, "exclude_modules": {"exclude_modules": ENDLESS},
     "rank_pattern": {"rank_pattern": {ENDLESS: 1}}, "alpha_pattern": {"alpha_pattern": {ENDLESS: 1}},
     "layers_pattern": {"layers_to_transform": [0], "layers_pattern": [ENDLESS]},
+    "modules_to_save": {"modules_to_save": [ENDLESS]},
 }  # fmt: skip
 
 
@@ -145,7 +147,7 @@ def test_an_expression_of_an_adapter_is_refused_before_it_is_tried_without_end(
     adapter: Path, tmp_path: Path, name: str, settings: dict[str, Any]
 ):
     folder = adapter_with(tmp_path / "evil", adapter, settings)
-    reason = f"its {name} is an expression that could be tried without end"
+    reason = f"its {name} is an expression that takes too long to try"
     with pytest.raises(NotFound, match=reason):
         RewardModel.load(folder, device="cpu")
     with pytest.raises(ValueError, match=reason):
@@ -160,7 +162,7 @@ def test_an_adapter_beside_a_models_weights_is_refused_for_its_expression_too(
     options = ["--dataset", "toys/rewards", "--preset", "tiny", "--store", str(root / "store")]
     for trainer in ("sft", "rm"):
         arguments = ["train", trainer, "--model", str(folder), "--output", str(tmp_path / "out"), *options]
-        with pytest.raises(NotFound, match="its target_modules is an expression that could be tried without end"):
+        with pytest.raises(NotFound, match="its target_modules is an expression that takes too long to try"):
             program.cli.main(arguments, standalone_mode=False)
 
 
@@ -168,6 +170,13 @@ def test_an_adapter_beside_a_models_weights_is_refused_for_its_expression_too(
     "named",
     ["all-linear", ".*q_proj", r"(?:.*?(?:vision|language).*?(?:attn|mlp).*?proj)|\bmodel\.layers\.[\d]{1,}\.mlp"],
 )
+@pytest.mark.parametrize("pattern", OTHERS_WITHOUT_END)
+def test_an_expression_without_end_is_found_by_trying_it(tmp_path: Path, pattern: str):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"target_modules": pattern}), encoding="utf-8")
+    with pytest.raises(ValueError, match="its target_modules is an expression that takes too long to try"):
+        check_adapter_settings(tmp_path / "adapter_config.json")
+
+
 def test_names_and_expressions_of_an_adapters_modules_are_taken(adapter: Path, tmp_path: Path, named: str):
     settings = {"target_modules": named, "rank_pattern": {r"^model\.layers\.0\.self_attn.q_proj": 2}}
     assert check_adapter_settings(adapter_with(tmp_path / "good", adapter, settings) / "adapter_config.json") is None
