@@ -260,8 +260,11 @@ def names_a_secret(variable: str, value: str) -> bool:
     name = _name_before(variable, len(variable))
     if variable in ("PWD", "OLDPWD") or "session" in name or PUBLIC.search(variable):
         return False
-    direct = re.search(r"(?i)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PAT|CREDENTIALS?|_AUTH|PASS)$", variable)
-    return bool(direct) or (name.endswith(SECRET_NAMES) and not (is_made_of_words(value) or value.isalpha()))
+    if re.search(r"(?i)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PAT|CREDENTIALS?)$", variable):
+        return True
+    tells = name.endswith(SECRET_NAMES) or re.search(r"(?i)(?:_AUTH|(?<!ASK)(?<!BY)(?<!COM)PASS)$", variable)
+    plain = is_made_of_words(value) or value.isalpha() or value.isdigit() or value.startswith(("/", "~/"))
+    return bool(tells) and not plain
 
 
 def _name_before(text: str, end: int) -> str:

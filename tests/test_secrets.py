@@ -250,7 +250,12 @@ def test_a_variable_that_is_named_as_a_secret_holds_one(monkeypatch, name):
         *(
             ("DESKTOP_SESSION", "ubuntu-wayland"),
             ("TOKEN_TYPE", "service-account"),
-            ("CREDENTIAL_HELPER", "osxkeychain"),
+            *(
+                ("CREDENTIAL_HELPER", "osxkeychain"),
+                ("GIT_ASKPASS", "/usr/share/askpass.sh"),
+                ("MAX_TOKENS", "100000000"),
+            ),
+            *(("BYPASS", "truecolor1"), ("COMPASS", "north-east1")),
         ),
     ],
 )

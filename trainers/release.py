@@ -62,7 +62,11 @@ def release_run(
         beside = {EVAL_RESULTS: Content.of(results.encode())} if results else {}
         return Release(repo, number, digest, RUN, text, model_card(public, repo), model | extra | beside)
 
-    options = PushOptions(private, message=message, allow_secrets=allow_secrets)
+    hint = (
+        "revoke them, take them out of the folder, and release it again: from sotopia_rl_data.trainers import api; "
+        f"api.release({str(folder.path)!r}, {repo!r}); with allow_secrets=True they are published as they are"
+    )
+    options = PushOptions(private, message=message, allow_secrets=allow_secrets, against_secrets=hint)
     published = publish(hub, repo, RUN, release_for, options)
     return {name: getattr(published, name) for name in ("state", "repo", "version", "commit", "digest")}
 

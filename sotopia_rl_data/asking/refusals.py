@@ -41,9 +41,8 @@ _NOT_IMPLEMENTED = 501
 _LONGEST_TEXT = 500  # characters of a provider's error that are shown
 _LONGEST_PART = 300  # characters of each message in it, so that a router's words leave room for the upstream's
 _MOST_PARTS = 10  # messages in an error that are looked at
-_READ = (
-    2_000  # characters of each text that are searched for secrets, which takes ten thousand times as long as reading
-)
+_LOOKED_AT = 200_000  # characters of each text that are put on one line
+_READ = 2_000  # characters of that line that are searched for secrets, which takes far longer than reading
 _SPARE = 2_000  # characters behind these, which are searched too and never shown: the last secret may be halved
 _DEEPEST = 8  # levels of an error body that are read
 _LONGEST_WAIT_S = 7 * 86_400.0  # a Retry-After beyond a week says nothing
@@ -187,8 +186,9 @@ def _short(text: str, *secrets: str) -> str:
 def _redacted(text: str, *secrets: str, loosely: bool = True) -> str:
     """The first characters of a text, on one line and without secrets, also without a half of one."""
     spare = max(_SPARE, 8 * max(map(len, secrets), default=0))  # a secret may come escaped, and broken by blanks
-    told = redact(" ".join(text[: _READ + spare].split()), *secrets, loosely=loosely)
-    return told if len(text) <= _READ + spare else told[:-spare]
+    line = " ".join(text[:_LOOKED_AT].split())
+    told = redact(line[: _READ + spare], *secrets, loosely=loosely)
+    return told if len(line) <= _READ + spare and len(text) <= _LOOKED_AT else told[:-spare]
 
 
 def page_text(page: str) -> str:

@@ -200,7 +200,9 @@ def _proxy_for(url: str) -> str | None:
     parts = urlsplit(url)
     if is_local(url) or proxy_bypass(parts.hostname or ""):
         return None
-    return getproxies().get(parts.scheme)
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
 
 
 def reason_of(error: Exception) -> str:

@@ -217,8 +217,12 @@ def _told(error: BaseException) -> tuple[str, str, int]:
         return "Interrupted.", "run the same command again", errors.Interrupted.exit_code
     if isinstance(error, OSError):
         message = f"{error.strerror or error}: {error.filename or 'input or output'}."
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            return message, "raise the limit with `ulimit -n 4096`, then run the same command again", console.FAILED
+        if error.errno == errno.EMFILE:
+            import resource
+
+            soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+            more = f"`ulimit -n {min(2 * soft, most) if most > soft else 2 * soft}`"
+            return message, f"raise the limit with {more}, then run the same command again", console.FAILED
         return message, "check the path, its permissions and the free disk space", console.FAILED
     from sotopia_rl_data.secrets import redact
 

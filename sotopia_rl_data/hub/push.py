@@ -57,6 +57,9 @@ class PushOptions:
     allow_secrets: bool = False
     load: bool = True
     calls: Mapping[str, Path] | None = None
+    against_secrets: str = (  # the hint where the release has some
+        "revoke them, take them out of the source, make the version anew; --allow-secrets publishes them as they are"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +154,7 @@ def _search(version: Version, release: Release, options: PushOptions, on_step: O
     secrets = inspect(version, options.calls or {}, on_bytes)
     secrets += leaks.in_text(release.card.block, "the card") + leaks.in_text(options.message, "the message")
     if not options.allow_secrets:
-        leaks.check(secrets, version.ref, _hint(release))
-
-
-def _hint(release: Release) -> str:
-    """What to do about the secrets in a release."""
-    if release.manifest is None:
-        again = f"sotopia_rl_data.trainers.api.release(RUN, {release.repo!r})"
-        as_they_are = "with allow_secrets=True they are published as they are"
-        return f"revoke them, take them out of the run's folder, and release it again in Python: {again}; {as_they_are}"
-    return "revoke them, take them out of the source, make the version anew; --allow-secrets publishes them as they are"
+        leaks.check(secrets, version.ref, options.against_secrets)
 
 
 class _Pushing:
@@ -235,7 +229,7 @@ class _Pushing:
         for path, content in release.files.items():
             if not path.endswith(".parquet"):
                 secrets += leaks.in_file(content.source, path)
-        leaks.check(secrets, f"{self._repo}@{release.version}", _hint(release))
+        leaks.check(secrets, f"{self._repo}@{release.version}", self._options.against_secrets)
 
     def _planned(self) -> tuple[Release, ReleasePlan]:
         remote = look(self._hub, self._repo, self._record)

@@ -446,6 +446,12 @@ def test_an_error_that_is_cut_within_the_key_shows_no_part_of_it(monkeypatch: py
     assert "Qz8w" not in str(error)
 
 
+def test_an_errors_blanks_do_not_push_its_words_out(monkeypatch: pytest.MonkeyPatch):
+    message = "This model's maximum context length is 8192 tokens." + f"\n{' ' * 60}x" * 80
+    error = refusals.status_error(openai.target("m", "http://localhost:1"), 400, {"error": {"message": message}}, {})
+    assert "400 This model's maximum context length is 8192 tokens. x x" in error.message
+
+
 def test_an_address_that_a_server_redirects_to_does_not_show_the_key(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LAB_CRED", key := "Qz8wTromboneStaple9K")
     one = openai.target("m", "http://localhost:1", key="LAB_CRED")

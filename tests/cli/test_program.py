@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -477,7 +478,9 @@ def test_ctrl_c_inside_duckdb_is_an_interruption_and_no_bug():
 
 def test_too_many_open_files_are_told_with_the_limit_to_raise():
     told = program._told(OSError(errno.EMFILE, "Too many open files", "ledger/journal"))
-    hint = "raise the limit with `ulimit -n 4096`, then run the same command again"
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    raised = min(2 * soft, hard) if hard > soft else 2 * soft
+    hint = f"raise the limit with `ulimit -n {raised}`, then run the same command again"
     assert told == ("Too many open files: ledger/journal.", hint, 1)
 
 

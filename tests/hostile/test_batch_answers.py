@@ -238,12 +238,26 @@ def test_a_list_of_batches_that_never_ends_is_a_sentence(provider: str, lines: P
 
     def answer(method: str, path: str) -> bytes:
         asked.append(path)
-        return b'{"data": [{"id": "b", "request_counts": {}, "processing_status": "x"}], "has_more": true}'
+        batch = {"id": f"b{len(asked)}", "request_counts": {}, "processing_status": "x"}
+        return json.dumps({"data": [batch], "has_more": True}).encode()
 
     with serving(answer) as url, pytest.raises(Rejected, match="lists more than 10,000 batches"):
         told_to(provider, "find", url, lines)
     assert len(asked) == 100
-    assert "=b" in asked[-1]
+    assert "=b99" in asked[-1]
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_page_of_batches_that_tells_nothing_new_is_the_last(provider: str, lines: Path):
+    asked: list[str] = []
+
+    def answer(method: str, path: str) -> bytes:
+        asked.append(path)
+        return b'{"data": [{"id": "b", "request_counts": {}, "processing_status": "x"}], "has_more": true}'
+
+    with serving(answer) as url:
+        told_to(provider, "find", url, lines)
+    assert len(asked) == 2
 
 
 def test_results_are_asked_of_the_host_that_was_named_whatever_url_a_batch_gives_for_them(lines: Path):

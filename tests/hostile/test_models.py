@@ -166,10 +166,6 @@ def test_an_adapter_beside_a_models_weights_is_refused_for_its_expression_too(
             program.cli.main(arguments, standalone_mode=False)
 
 
-@pytest.mark.parametrize(
-    "named",
-    ["all-linear", ".*q_proj", r"(?:.*?(?:vision|language).*?(?:attn|mlp).*?proj)|\bmodel\.layers\.[\d]{1,}\.mlp"],
-)
 @pytest.mark.parametrize("pattern", OTHERS_WITHOUT_END)
 def test_an_expression_without_end_is_found_by_trying_it(tmp_path: Path, pattern: str):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"target_modules": pattern}), encoding="utf-8")
@@ -177,6 +173,14 @@ def test_an_expression_without_end_is_found_by_trying_it(tmp_path: Path, pattern
         check_adapter_settings(tmp_path / "adapter_config.json")
 
 
+@pytest.mark.parametrize(
+    "named",
+    [
+        *("all-linear", ".*q_proj", r"^(?:(?!visual).)*(?:q_proj|k_proj)$", r"(?:model\.)*layers\.\d+\..*proj"),
+        r"(?:.*?(?:vision|language).*?(?:attn|mlp).*?proj)|\bmodel\.layers\.[\d]{1,}\.mlp",
+        "|".join(rf".*language_model.*{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")),
+    ],
+)
 def test_names_and_expressions_of_an_adapters_modules_are_taken(adapter: Path, tmp_path: Path, named: str):
     settings = {"target_modules": named, "rank_pattern": {r"^model\.layers\.0\.self_attn.q_proj": 2}}
     assert check_adapter_settings(adapter_with(tmp_path / "good", adapter, settings) / "adapter_config.json") is None

@@ -220,8 +220,8 @@ print(json.dumps(told))
         if file not in unpublished:
             assert said == [
                 f"{name}@v1.0.0 contains what looks like a secret: {file}: an API key (sk-…).",
-                "revoke them, take them out of the run's folder, and release it again in Python: "
-                f"sotopia_rl_data.trainers.api.release(RUN, '{name}'); "
+                "revoke them, take them out of the folder, and release it again: from sotopia_rl_data.trainers import "
+                f"api; api.release('{run if file == 'the message' else run.with_name('leaky')}', '{name}'); "
                 "with allow_secrets=True they are published as they are",
             ]
     assert {"the message", "model.safetensors", "tokenizer.json", "config.json", "metrics.png"} <= told.keys()

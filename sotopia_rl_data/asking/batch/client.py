@@ -1,7 +1,7 @@
 """What the two batch APIs have in common: the calls, the state of a batch, the result of each line.
 
 The provider's SDK says how a call is signed; nothing is retried here. What comes back is read in bounded size and time,
-and is no more than JSON of any shape: an id is one only where it can stand in a URL and in our records. Results are
+and is taken as JSON of any shape: an id is one only where it can stand in a URL and in our records. Results are
 read as bytes and split only at line feeds, since an answer may contain the other characters that Python or an HTTP
 library takes for the end of a line.
 """
@@ -165,17 +165,20 @@ class BatchClient(transport.ApiClient, ABC):
             return error
 
     async def _listed(self) -> AsyncGenerator[dict[str, Any]]:
-        """The server's batches, the newest first. Raises Rejected where they do not end."""
-        params = {"limit": str(_PAGE)}
+        """The server's batches, the newest first; a page that tells nothing new is the last. Raises Rejected where they
+        do not end."""
+        params, seen = {"limit": str(_PAGE)}, set[str]()
         for _ in range(_MOST_PAGES):
             page = await self._ask("GET", self.batches, params=params)
             batches = page.get("data")
             if not isinstance(batches, list):
                 raise refusals.not_an_answer(self.target, page)
+            known = len(seen)
             for batch in batches:
+                seen.add(self._id(batch))
                 params[self.after] = self._id(batch)
                 yield batch
-            if not batches or page.get("has_more") is False:
+            if len(seen) == known or page.get("has_more") is False:
                 return
         raise Rejected(
             f"{self.target.base_url} lists more than {_MOST_PAGES * _PAGE:,} batches that are newer than ours",
@@ -225,15 +228,21 @@ class BatchClient(transport.ApiClient, ABC):
         return reading.unpacked(b"".join([piece async for piece in self._pieces(response, reading.MOST_BYTES)]))
 
     async def _pieces(self, response: aiohttp.ClientResponse, most_bytes: int = _MOST_RESULTS) -> AsyncGenerator[bytes]:
-        """The body of a response. Raises Unavailable where it has more bytes, or comes too slowly."""
-        began, size = time.monotonic(), 0
+        """The body of a response. Raises Unavailable where it has more bytes, or is waited for too long."""
+        waited, size = 0.0, 0
+        pieces = response.content.iter_any()
         with self._our_errors():
-            async for piece in response.content.iter_any():
+            while True:
+                began = time.monotonic()
+                piece = await anext(pieces, b"")
+                waited += time.monotonic() - began
                 size += len(piece)
                 if size > most_bytes:
                     raise refusals.not_an_answer(self.target, f"more than {most_bytes >> 20:,} MiB")
-                if time.monotonic() - began > self.patience_s + size / _SLOWEST:
+                if waited > self.patience_s + size / _SLOWEST:
                     raise TimeoutError("its answer comes too slowly")
+                if not piece:
+                    return
                 yield piece
 
     @contextmanager
