@@ -74,10 +74,8 @@ def _by_host(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
         hint = "write --key HOST=VARIABLE, where VARIABLE is the environment variable that holds the key"
         raise UsageError("--key needs a host and a variable.", hint)  # without the value, which may be a key itself
     if not all(is_variable(variable) for _, _, variable in pairs):
-        raise UsageError(
-            "What --key names is neither a variable that is set nor a name in capitals.",
-            "export the variable that holds the key, and write its name: --key HOST=LAB_KEY",
-        )
+        hint = "export the variable that holds the key, and write its name: --key HOST=LAB_KEY"
+        raise UsageError("What --key names is neither a variable that is set nor a name in capitals.", hint)
     return {host: variable for host, _, variable in pairs}
 
 
