@@ -118,7 +118,7 @@ def _models(models: Mapping[str, Iterable[Any]]) -> dict[str, Price]:
     for name, price in priced.items():
         if not all(0 <= value < 1e6 for value in (price.input, price.cached, price.written, price.output)):
             raise ValueError(f"{name} has an impossible price")
-        if price.longest is not None and not 1 <= price.longest < 1e9:
+        if price.longest is not None and not 0 <= price.longest < 1e9:
             raise ValueError(f"{name} has an impossible longest answer")
     return priced
 
