@@ -32,10 +32,11 @@ def decoder(pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> json
     return json.JSONDecoder(strict=False, object_pairs_hook=pairs, parse_constant=_no_constant)
 
 
-def is_deep(value: Any) -> bool:
-    """Whether a value has more levels of lists and objects than anybody needs, so that Python could not walk it."""
+def is_deep(value: Any, most: int = _DEEPEST) -> bool:
+    """Whether a value has more than `most` levels of lists and objects: what walks through it calls itself, and Python
+    ends such calls at a thousand."""
     level = [value]
-    for _ in range(_DEEPEST):
+    for _ in range(most):
         parts = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
         level = [inner for part in parts for inner in part if isinstance(inner, dict | list)]
         if not level:
@@ -52,6 +53,7 @@ class Tries:
 
     def failed(self, text: str, start: int, error: ValueError) -> None:
         """Count the try at `start`. Raises BadAnswer where it is one too many."""
+        # a text that does not end was read to the end, though its beginning is the place of the error
         told = isinstance(error, json.JSONDecodeError) and not error.msg.startswith("Unterminated")
         end = error.pos if isinstance(error, json.JSONDecodeError) and told else len(text)
         self._left -= end - start

@@ -109,14 +109,19 @@ def stream(
         yield pa.RecordBatchReader.from_batches(schema, _batches(connection, reader, schema, version, end))
 
 
+def close(connection: duckdb.DuckDBPyConnection) -> None:
+    """Close the connection, unless it is busy with what `heard` has given up on."""
+    with suppress(duckdb.Error):
+        connection.close()
+
+
 @contextmanager
 def closing(connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The connection, closed at the end of the block, unless `heard` has given up on what it does."""
+    """The connection, closed at the end of the block."""
     try:
         yield connection
     finally:
-        with suppress(duckdb.Error):  # it is busy
-            connection.close()
+        close(connection)
 
 
 @contextmanager

@@ -220,12 +220,9 @@ def _value(text: str, start: int, end: int) -> Found | None:
     else:
         return None
     drawn = _DRAWN.match(text, end, end + _LONGEST_DRAWN)
-    code = drawn and drawn[0] == drawn[1] and not _OF_A_SHELL.match(text, max(start - 2, 0))  # it may be
-    if (
-        drawn
-        and not (code and (weak or _ANOTHER.search(drawn[1])))
-        and is_drawn_with_marks(drawn[1], 0.6 if code else 0.5)
-    ):
+    bare = drawn and drawn[0] == drawn[1] and not _OF_A_SHELL.match(text, max(start - 2, 0))  # and may be code
+    another = weak or (drawn and _ANOTHER.search(drawn[1]))
+    if drawn and not (bare and another) and is_drawn_with_marks(drawn[1], 0.6 if bare else 0.5):
         return Found(shape, *drawn.span(1))
     if group == 1 and (symbols := _SYMBOLS.match(text, end, end + LONGEST_TOKEN)) and has_symbols(symbols[2]):
         return Found(shape, *symbols.span(2))

@@ -391,9 +391,11 @@ def release(
     allow_secrets: bool = False,
 ) -> dict[str, Any]:
     """Publish a run's model on the Hub: one commit, then a tag (see `sotopia_rl_data.trainers.release`)."""
+    from sotopia_rl_data.hub.push import PushOptions
     from sotopia_rl_data.trainers.release import release_run
 
-    released = release_run(run, repo, version=version, private=private, message=message, allow_secrets=allow_secrets)
+    options = PushOptions(private, message=message, allow_secrets=allow_secrets)
+    released = release_run(run, repo, version, options)
     folder = RunFolder.existing(run)
     folder.write(folder.read() | {"release": released})
     return released

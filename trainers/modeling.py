@@ -32,6 +32,9 @@ def split_revision(name: str) -> tuple[str, str | None]:
     return model, revision
 
 
+_ABOUT_A_MODEL = (RuntimeError, NotImplementedError, RecursionError)
+
+
 def model_folder(model: str) -> Path:
     """The folder of a model that was loaded: its own, or the Hub's snapshot, whose name is the commit."""
     from transformers.utils import cached_file
@@ -82,46 +85,42 @@ def loading_errors(name: str) -> Iterator[None]:
     """Turns the errors of loading a model into one sentence, and lets no library ask whether to run a model's code."""
     from transformers import dynamic_module_utils
 
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # a config within a config is asked about in spite of our "no"
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # of a config within a config it asks in spite of our "no"
     try:
         yield
     except (SotopiaDataError, MemoryError):
         raise
-    except ImportError as error:
-        raise InputError(
-            f"The model {name!r} cannot be loaded: {first_line(error).rstrip('.: ')}.",
-            "install what it needs, or name another model",
-        ) from error
-    except (OSError, ValueError, KeyError) as error:
-        from sotopia_rl_data.hub.client import why_not_found
-
-        if "trust_remote_code" in str(error):
-            raise InputError(
-                f"The model {name!r} cannot be loaded: it brings Python code of its own, which is never run.",
-                "name a model whose config.json has no auto_map",
-            ) from error
-        reason = why_not_found(split_revision(name)[0], error) or first_line(error).rstrip(".: ")
-        if isinstance(error, KeyError):
-            reason = f"one of its files has no {reason}"
-        hint = "name a folder that `train` wrote, as in ./runs/rm, or a model of the Hub"
-        raise NotFound(f"The model {name!r} cannot be loaded: {reason}.", hint) from error
-    except Exception as error:
-        if _is_of_a_file(error):
-            raise InputError(
-                f"The model {name!r} cannot be loaded: one of its files is damaged ({first_line(error).rstrip('.')}).",
-                "bring it here again, or name another model",
-            ) from error
-        if isinstance(error, RuntimeError) and type(error) not in (RuntimeError, NotImplementedError):
+    except Exception as error:  # of the libraries that read a stranger's files
+        if isinstance(error, RuntimeError) and type(error) not in _ABOUT_A_MODEL:
             raise  # a subclass is an accelerator's error, such as out of memory
-        if type(error) is not RuntimeError:
-            raise InputError(
-                f"The model {name!r} cannot be loaded: {first_line(error).rstrip('.: ')}.",
-                "bring it here again, or name another model",
-            ) from error
-        raise InputError(
+        raise _unloadable(name, error) from error
+
+
+def _unloadable(name: str, error: Exception) -> SotopiaDataError:
+    """The sentence about a model that a library could not load."""
+    from sotopia_rl_data.hub.client import why_not_found
+
+    begins, told = f"The model {name!r} cannot be loaded", first_line(error).rstrip(".: ")
+    another = "bring it here again, or name another model"
+    if type(error) is RuntimeError:
+        return InputError(
             f"The weights of {name!r} do not have the shapes of the model that they are loaded into.",
             "name the base model of these weights",
-        ) from error
+        )
+    if isinstance(error, ImportError):
+        return InputError(f"{begins}: {told}.", "install what it needs, or name another model")
+    if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+        code = "it brings Python code of its own, which is never run"
+        return InputError(f"{begins}: {code}.", "name a model whose config.json has no auto_map")
+    if isinstance(error, (OSError, ValueError, KeyError)):
+        told = why_not_found(split_revision(name)[0], error) or told
+        told = f"one of its files has no {told}" if isinstance(error, KeyError) else told
+        return NotFound(
+            f"{begins}: {told}.", "name a folder that `train` wrote, as in ./runs/rm, or a model of the Hub"
+        )
+    if _is_of_a_file(error):
+        return InputError(f"{begins}: one of its files is damaged ({told}).", another)
+    return InputError(f"{begins}: {told}.", another)
 
 
 def _is_of_a_file(error: Exception) -> bool:

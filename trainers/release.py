@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,7 @@ NAMES = (
 
 
 def release_run(
-    run: str | Path,
-    repo: str,
-    *,
-    version: str | None = None,
-    private: bool | None = None,
-    message: str = "",
-    allow_secrets: bool = False,
+    run: str | Path, repo: str, version: str | None = None, options: PushOptions | None = None
 ) -> dict[str, Any]:
     """Publish the model of the folder `run` as a release of the model repository `repo` (ORG/NAME).
 
@@ -66,8 +61,7 @@ def release_run(
         "revoke them, take them out of the folder, and release it again: from sotopia_rl_data.trainers import api; "
         f"api.release({str(folder.path)!r}, {repo!r}); with allow_secrets=True they are published as they are"
     )
-    options = PushOptions(private, message=message, allow_secrets=allow_secrets, against_secrets=hint)
-    published = publish(hub, repo, RUN, release_for, options)
+    published = publish(hub, repo, RUN, release_for, replace(options or PushOptions(), against_secrets=hint))
     return {name: getattr(published, name) for name in ("state", "repo", "version", "commit", "digest")}
 
 

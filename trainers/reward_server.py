@@ -47,8 +47,8 @@ def is_server(reward_model: str) -> bool:
 class RewardServer:
     """The rewards of a server. `identity` names what it serves, `targets` what that rewards.
 
-    Raises Unavailable where nobody answers at `url`, InputError where somebody else does, UsageError where it is no URL
-    or has a password in it.
+    Raises Unavailable where nobody answers at `url`, InputError where somebody else does, UsageError where `url`
+    is not a URL or has a password in it.
     """
 
     def __init__(self, url: str) -> None:

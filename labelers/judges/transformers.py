@@ -82,7 +82,7 @@ def load_causal_model(base: str, adapter: str = "") -> Loaded:
     from sotopia_rl_data.hub.client import quiet, why_not_found
 
     quiet()
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # a config within a config is asked about in spite of our "no"
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # of a config within a config it asks in spite of our "no"
     has_tokenizer = adapter and (Path(adapter) / "tokenizer_config.json").is_file()
     try:
         beside = adapter if has_tokenizer else base

@@ -88,7 +88,7 @@ def check_extra(extra: Mapping[str, Any]) -> None:
 
 
 def _check_names(extra: Mapping[str, Any]) -> None:
-    """Raises UsageError where the key of an object is no text: YAML has such keys, JSON has not."""
+    """Raises UsageError where the key of an object is not text: YAML has such keys, JSON has not."""
     left: list[Any] = [extra]
     while left:
         value = left.pop()
@@ -96,7 +96,7 @@ def _check_names(extra: Mapping[str, Any]) -> None:
             for name in value:
                 if not isinstance(name, str):
                     raise UsageError(
-                        f"The extra parameters have the name {name!r}, which is no text.", "put quotes around it"
+                        f"The extra parameters have the name {name!r}, which is not text.", "put quotes around it"
                     )
         left += value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
 

@@ -198,7 +198,7 @@ def _proxy_for(url: str) -> str | None:
     """The proxy that the environment names for a URL; none for servers on this machine. aiohttp's `trust_env` would
     also sign requests by ~/.netrc, beside the key."""
     parts = urlsplit(url)
-    if is_local(url) or proxy_bypass(parts.hostname or ""):
+    if is_local(url) or proxy_bypass(parts.netloc):
         return None
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")

@@ -227,6 +227,8 @@ def _told(error: BaseException) -> tuple[str, str, int]:
     from sotopia_rl_data.secrets import redact
 
     reason = redact(next(iter(str(error).splitlines()), ""))
+    if isinstance(error, ImportError) and not (error.name or "").startswith(__package__.partition(".")[0]):
+        return f"A package is missing: {reason}", "install it, then run the same command again", console.FAILED
     return (
         f"The program has a bug: {type(error).__name__}: {reason} (Traceback: with --debug)",
         "run the same command with --debug, and report what it prints",

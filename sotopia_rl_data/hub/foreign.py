@@ -102,7 +102,7 @@ def import_foreign(
         store.display.note(warning)
     if report.skipped:
         more = f" and {len(report.skipped) - 3:,} more" if len(report.skipped) > 3 else ""
-        store.display.note(f"left out, as of none of the formats: {', '.join(report.skipped[:3])}{more}")
+        store.display.note(f"left out, of no known format: {', '.join(report.skipped[:3])}{more}")
     if report.failures:
         told = f"{report.rejected[0].source}: {report.rejected[0].reason}"
         store.display.note(f"{report.failures:,} rows of `failures` say what was not read; {told}")

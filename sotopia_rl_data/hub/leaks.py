@@ -93,7 +93,7 @@ def in_text(text: str, where: str) -> list[Leak]:
 
 
 def in_file(source: Path | bytes, name: str) -> list[Leak]:
-    """The leaks in a file of a release that is no Parquet file: in its text, or in the texts that a binary file has."""
+    """The leaks in a file of a release other than Parquet: in its text, or in the texts that a binary file has."""
     if name.endswith(".safetensors") and isinstance(source, Path):
         with source.open("rb") as file:
             return _in_bytes(file.read(min(int.from_bytes(file.read(8), "little"), _LONGEST_HEADER)), name)
@@ -186,11 +186,9 @@ def _named(rows: pa.Table, row: int, keys: Sequence[str], before: int) -> str:
 
 
 def _patterns() -> list[str]:
-    """What RE2 looks for in whole columns; `_shapes_in` then looks closer at the rows that match."""
-    return [
-        *SUSPICIOUS,
-        *(pattern.pattern for _, pattern in _ours()),
-    ]  # RE2 takes a hundred times as long over a few in one
+    """What RE2 looks for in whole columns; `_shapes_in` then looks closer at the rows that match. Our own secrets
+    have a pattern each: over three in one RE2 takes fifty times as long."""
+    return [*SUSPICIOUS, *(pattern.pattern for _, pattern in _ours())]
 
 
 def _ours() -> list[tuple[str, re.Pattern[str]]]:

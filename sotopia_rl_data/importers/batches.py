@@ -30,7 +30,7 @@ from sotopia_rl_data.importers.formats.annotated import SOURCE as ANNOTATED
 from sotopia_rl_data.importers.formats.format import Item, TrainingRow
 from sotopia_rl_data.importers.options import ImportOptions
 from sotopia_rl_data.importers.record import Record
-from sotopia_rl_data.query import TIME_LIMIT, check_select, closing, heard, lock, no_condition, time_limit, unlocked
+from sotopia_rl_data.query import TIME_LIMIT, check_select, close, heard, lock, no_condition, time_limit, unlocked
 from sotopia_rl_data.schema import Attribution, Episode, Failure, environment_of, split_of
 from sotopia_rl_data.store.stage import Stage
 
@@ -86,8 +86,7 @@ class RowFilter:
 
     def close(self) -> None:
         """Give its connection up."""
-        with closing(self._connection):
-            pass
+        close(self._connection)
 
 
 class MetaFound(Exception):

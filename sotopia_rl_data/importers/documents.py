@@ -101,11 +101,9 @@ class _Window:
         try:
             json_value(text.encode("utf-8", "surrogateescape"))
         except InputError as error:
-            return (
-                error
-                if end >= 0
-                else BrokenDocument(f"{error.message.rstrip('.')}, and nothing can be read from here on.")
-            )
+            if end >= 0:
+                return error
+            return BrokenDocument(f"{error.message.rstrip('.')}, and nothing can be read from here on.")
         return InputError("not JSON.")
 
 
@@ -157,10 +155,8 @@ def json_document(stream: IO[bytes], name: str, depth: int, limit: int = MAX_REC
             return
         key = None
     if above:
-        yield (
-            Record(None, _place(name, depth, "", count)),
-            BrokenDocument("not JSON: the document ends before its end."),
-        )
+        wrong = BrokenDocument("not JSON: the document ends before its end.")
+        yield Record(None, _place(name, depth, "", count)), wrong
 
 
 def _not_unicode(value: Any, raw: str) -> InputError | None:

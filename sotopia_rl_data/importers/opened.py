@@ -78,8 +78,8 @@ class Metered(io.RawIOBase):
             pass
 
     def buffered(self) -> io.BufferedReader[Any]:
-        """The file's text as UTF-8 bytes, in blocks of a megabyte. Where what packs it is damaged, or
-        unpacks without end, reading raises InputError."""
+        """The file's text as UTF-8 bytes, in blocks of a megabyte. Where what packs it is damaged, or unpacks without
+        end, reading raises InputError."""
         stream: io.BufferedReader[Any] = io.BufferedReader(self, BUFFER)
         head, most = stream.peek(10), max(_FEW_BYTES, MOST_TIMES * os.fstat(self._file.fileno()).st_size)
         if head.startswith(_GZIP):

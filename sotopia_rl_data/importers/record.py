@@ -14,7 +14,6 @@ Whatever is wrong with a record is an InputError whose message is the reason; `r
 from __future__ import annotations
 
 import ast
-import itertools
 import json
 import math
 import re
@@ -24,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.json_objects import is_deep
 from sotopia_rl_data.schema import Failure
 
 EXCERPT = 10_000
@@ -253,7 +253,7 @@ def whole_text(value: Any, raw: str | bytes) -> Any:
     """`value`, as read from `raw`. Raises InputError where it holds half of a surrogate pair, which UTF-8 cannot, or
     more than 256 levels of lists and objects."""
     marks = ("[", "{") if isinstance(raw, str) else (b"[", b"{")
-    if sum(map(raw.count, marks)) > _DEEPEST_JSON and _is_deep(value):  # type: ignore[arg-type]
+    if sum(map(raw.count, marks)) > _DEEPEST_JSON and is_deep(value, _DEEPEST_JSON):  # type: ignore[arg-type]
         raise InputError("nested too deeply.")
     if _SURROGATE.search(raw if isinstance(raw, str) else raw.decode("latin-1")):
         try:
@@ -261,14 +261,6 @@ def whole_text(value: Any, raw: str | bytes) -> Any:
         except (UnicodeEncodeError, RecursionError) as error:
             raise InputError("its text holds half of a surrogate pair, which is not Unicode.") from error
     return value
-
-
-def _is_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(_DEEPEST_JSON):
-        inside = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list)))
-        level = list(itertools.chain.from_iterable(inside))
-    return any(isinstance(one, (dict, list)) for one in level)
 
 
 def nested(value: Any, what: str) -> Any:

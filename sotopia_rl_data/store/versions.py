@@ -211,12 +211,14 @@ def read_published(directory: Path) -> Published | None:
             raise ValueError("it is not a file")
         with path.open("rb") as file:
             text = file.read(_MOST_NOTE + 1)
-        data = json.loads(text if len(text) <= _MOST_NOTE else b"")
+        if len(text) > _MOST_NOTE:
+            raise ValueError("it is too long")
+        data = json.loads(text)
         check_fields(data, Published, path)
         repo, version, commits, endpoint = (data[name] for name in ("repo", "version", "commits", "endpoint"))
         said = [repo, version, endpoint, *commits]
         if not commits or not isinstance(commits, list) or not all(isinstance(one, str) for one in said):
-            raise ValueError("it is no list of commits")
+            raise ValueError("it does not list commits")
         return Published(repo, version, tuple(commits), endpoint)
     except (FileNotFoundError, NotADirectoryError):
         return None

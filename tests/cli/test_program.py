@@ -484,6 +484,14 @@ def test_too_many_open_files_are_told_with_the_limit_to_raise():
     assert told == ("Too many open files: ledger/journal.", hint, 1)
 
 
+def test_a_package_that_a_library_misses_is_told_and_no_bug():
+    said = "Using SOCKS proxy, but the 'socksio' package is not installed."
+    hint = "install it, then run the same command again"
+    assert program._told(ImportError(said)) == (f"A package is missing: {said}", hint, 1)
+    ours = ImportError("cannot import name 'x'", name="sotopia_rl_data.query")
+    assert program._told(ours)[0].startswith("The program has a bug: ImportError")
+
+
 INTERRUPTED = """
 import os, signal, sys, threading
 import duckdb

@@ -311,7 +311,7 @@ def test_files_that_are_no_data_are_told_and_an_empty_shard_is_no_fault(hub, sto
     shards = {"a.parquet": parquet(pa.table(BY_NAME)), "b.parquet": parquet(pa.table(BY_NAME).slice(0, 0))}
     repo = planted(hub, shards | {"config.json": b'{"a": 1}', "d.csv": b"x,y\n1,2\n"})
     pulled = hub.run("pull", repo, "--store", store.root)
-    assert "left out, as of none of the formats: config.json, d.csv\n" in pulled.err
+    assert "left out, of no known format: config.json, d.csv\n" in pulled.err
     assert len(rewards_of(hub, repo, store)) == 2
 
 

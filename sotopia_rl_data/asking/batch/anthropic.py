@@ -17,7 +17,7 @@ from urllib.parse import quote
 from sotopia_rl_data.asking import anthropic, refusals
 from sotopia_rl_data.asking.batch.client import BatchClient, BatchLimits, BatchSearch, BatchState, cancelled, expired
 from sotopia_rl_data.asking.batch.intent import Intent
-from sotopia_rl_data.request import Reply, Target
+from sotopia_rl_data.request import Reply
 
 LIMITS = BatchLimits(requests=100_000, size_bytes=256_000_000)
 _STATUS = {
@@ -38,11 +38,9 @@ _OPEN, _BETWEEN, _CLOSE = b'{"requests":[', b",", b"]}"
 class AnthropicBatchClient(BatchClient):
     """Batches of messages."""
 
+    limits = LIMITS
     api = anthropic.API
     batches, after = "/v1/messages/batches", "after_id"
-
-    def __init__(self, target: Target, limits: BatchLimits = LIMITS) -> None:
-        super().__init__(target, limits)
 
     def _line(self, custom_id: str, body: dict[str, Any]) -> dict[str, Any]:
         return {"custom_id": custom_id, "params": body}
@@ -56,15 +54,15 @@ class AnthropicBatchClient(BatchClient):
     async def find(self, intent: Intent, known: Set[str]) -> str | BatchSearch:
         """The id of the ended batch with our custom_ids; UNCERTAIN where a running batch may be ours."""
         search = BatchSearch.ABSENT
-        async for batch in self._listed():
-            if batch["id"] == intent.after:
+        async for key, batch in self._listed():
+            if key == intent.after:
                 break
-            if batch["id"] in known or _total(batch) not in (None, intent.count):
+            if key in known or _total(batch) not in (None, intent.count):
                 continue
             if not _has_ended(batch):
                 search = BatchSearch.UNCERTAIN
-            elif await self._is_of(batch["id"], intent):
-                return self._id(batch)
+            elif await self._is_of(key, intent):
+                return key
         return search
 
     async def state(self, batch: str) -> BatchState:

@@ -86,14 +86,16 @@ class BatchClient(transport.ApiClient, ABC):
     batches: ClassVar[str]  # the path of the batches
     after: ClassVar[str]  # the parameter that says after which batch a page begins
 
-    def __init__(self, target: Target, limits: BatchLimits) -> None:
+    limits: BatchLimits  # the provider's own, unless others are given
+
+    def __init__(self, target: Target, limits: BatchLimits | None = None) -> None:
         if transport.has_azure_version(target.base_url):
             raise UsageError(
                 f"Batches go through Azure's v1 API, and the URL of {target.model} has an api-version.",
                 "write the URL as https://RESOURCE.openai.azure.com/openai/v1, or leave --batch out",
             )
         super().__init__(target)
-        self.limits, self.patience_s = limits, _PATIENCE_S
+        self.limits, self.patience_s = limits or self.limits, _PATIENCE_S
         self.forms, self.answer_limits = BatchForms(self.api, target), BatchAnswerLimits(target)
 
     def use_memory(self, memory: EndpointMemory) -> None:
@@ -164,9 +166,9 @@ class BatchClient(transport.ApiClient, ABC):
         except AskingError as error:
             return error
 
-    async def _listed(self) -> AsyncGenerator[dict[str, Any]]:
-        """The server's batches, the newest first; a page that tells nothing new is the last. Raises Rejected where they
-        do not end."""
+    async def _listed(self) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
+        """The server's batches with their ids, the newest first; a page that tells nothing new is the last. Raises
+        Rejected where they do not end."""
         params, seen = {"limit": str(_PAGE)}, set[str]()
         for _ in range(_MOST_PAGES):
             page = await self._ask("GET", self.batches, params=params)
@@ -175,9 +177,9 @@ class BatchClient(transport.ApiClient, ABC):
                 raise refusals.not_an_answer(self.target, page)
             known = len(seen)
             for batch in batches:
-                seen.add(self._id(batch))
                 params[self.after] = self._id(batch)
-                yield batch
+                seen.add(params[self.after])
+                yield params[self.after], batch
             if len(seen) == known or page.get("has_more") is False:
                 return
         raise Rejected(

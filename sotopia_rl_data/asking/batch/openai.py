@@ -16,7 +16,7 @@ from sotopia_rl_data.asking.batch.client import BatchClient, BatchLimits, BatchS
 from sotopia_rl_data.asking.batch.intent import Intent
 from sotopia_rl_data.asking.keys import key_for
 from sotopia_rl_data.errors import Rejected, Unavailable
-from sotopia_rl_data.request import Reply, Target
+from sotopia_rl_data.request import Reply
 
 LIMITS = BatchLimits(requests=50_000, size_bytes=200_000_000)
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
@@ -28,11 +28,9 @@ _NAME = "sotopia_rl_data_intent"  # a batch's metadata has the id of its intent 
 class OpenAIBatchClient(BatchClient):
     """Batches of chat completions."""
 
+    limits = LIMITS
     api = openai.API
     batches, after = "/batches", "after"
-
-    def __init__(self, target: Target, limits: BatchLimits = LIMITS) -> None:
-        super().__init__(target, limits)
 
     def _line(self, custom_id: str, body: dict[str, Any]) -> dict[str, Any]:
         return {"custom_id": custom_id, "method": "POST", "url": ENDPOINT, "body": body}
@@ -60,13 +58,13 @@ class OpenAIBatchClient(BatchClient):
 
     async def find(self, intent: Intent, known: Set[str]) -> str | BatchSearch:
         """The batch that has the intent's id in its metadata, or its file as input."""
-        async for batch in self._listed():
-            if batch["id"] == intent.after:
+        async for key, batch in self._listed():
+            if key == intent.after:
                 break
             metadata = batch.get("metadata")
             named = isinstance(metadata, dict) and metadata.get(_NAME) == intent.id
             if named or batch.get("input_file_id") == intent.file:
-                return self._id(batch)
+                return key
         return BatchSearch.ABSENT
 
     async def state(self, batch: str) -> BatchState:

@@ -108,7 +108,7 @@ class _Metas:
             with Metered(path).buffered() as stream:
                 for record, wrong in json_document(stream, path.name, 1):
                     self._add(record, wrong)
-        except InputError as error:  # what it is packed in is damaged, or it is no text
+        except InputError as error:  # what it is packed in is damaged, or it is not text
             self.wrong.append((Record(None, f"{path.name}:1", b""), error.message))
 
     def _add(self, record: Record, wrong: InputError | None) -> None:

@@ -4,8 +4,8 @@
     {"prompt": …, "chosen": …, "rejected": …}              two examples: the chosen one has the reward 1, the other 0
 
 A conversation of several messages may stand for a text; its last message is the completion, and one alone under
-`completion` is the assistant's, whatever its role. Where `chosen` and `rejected` hold the
-prompt too, it is what they have in common.
+`completion` is the assistant's, whatever its role. Where `chosen` and `rejected` hold the prompt too, it is what they
+have in common.
 """
 
 from __future__ import annotations

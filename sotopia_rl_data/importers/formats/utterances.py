@@ -41,7 +41,7 @@ TURNS = ("turn", "turn_id", "turn_idx", "turn_index", "turn_number")
 TIMES = ("timestamp", "time", "created_at", "date")
 _ACTION, _TO, _FAILED, _NAME = "action_type", "to", "failed", "name"
 _HALF_DAY = re.compile(r"\b12(?:[:.]\d+)*\s*[ap]\.?\s?m\b", re.IGNORECASE)
-_TIME = 1_000  # characters: a longer text is no time
+_TIME = 1_000  # characters: a longer text does not tell a time
 _OF_SCENE, _OF_PERSON = ("scenario", "environment_id", "tag"), ("goal", "background")
 
 
